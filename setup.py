@@ -1,0 +1,38 @@
+"""Packaging of xmodal; ``make`` installs the versions pinned in constraints.txt."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "xmodal" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="xmodal",
+    version=VERSION,
+    description="Cross-modal retrieval with two-view embeddings: CCA layer, deep CCA, learned projections",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["xmodal", "xmodal.*"]),
+    package_data={"xmodal": ["py.typed"]},
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "scikit-learn>=1.4",
+        "h5py>=3.10",
+        "safetensors>=0.4.3",
+        "rich>=13.7",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

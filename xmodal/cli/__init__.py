@@ -1,0 +1,1 @@
+"""The commands: one module per door, each with ``main(argv=None) -> int``."""

@@ -1,0 +1,255 @@
+"""Experiments: the typed configuration of one, and the loading of a model file with all its mistakes in one report."""
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from torch import nn
+
+from xmodal.errors import ExperimentError, XmodalError, did_you_mean
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How one experiment is trained. Validated when made; all mistakes are reported together.
+
+    Attributes:
+        dim_latent: dimension of the shared space.
+        batch_size: pairs per step; an epoch is cut into equal batches of at most this size.
+        learning_rate: of Adam.
+        max_epochs: the end of training at the latest.
+        patience: epochs without a better validation MRR before training stops or refines.
+        refinement_steps: how often to go back to the best model and go on with a smaller learning rate.
+        lr_multiplier: the factor by which refining shrinks the learning rate.
+        refinement_patience: patience after the first refinement, if that is less than ``patience``.
+        l2: weight decay. Classic (default): the loss gains ``l2·Σw²``.
+        decoupled: weight decay is decoupled from Adam's statistics (AdamW): ``w ← w − learning_rate·l2·w``.
+        clip_norm: largest norm of the gradient; None for no clipping.
+        r1, r2: ridges of the views' covariances.
+        rT: smoothing of the singular values in the trace norm.
+        alpha: weight of the current batch in running statistics, or "auto" (see CCALayer).
+        weight_tno: weight of the trace norm objective, 0 to 1; the ranking loss has the rest.
+        gamma: margin of the ranking loss.
+        precision: "float32", or "bf16" for towers in bfloat16 autocast (heads and losses stay as they are).
+    """
+
+    dim_latent: int = 32
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    max_epochs: int = 1000
+    patience: int = 30
+    refinement_steps: int = 3
+    lr_multiplier: float = 0.5
+    refinement_patience: int = 10
+    l2: float = 0.0
+    decoupled: bool = False
+    clip_norm: float | None = None
+    r1: float = 1e-3
+    r2: float = 1e-3
+    rT: float = 1e-3  # noqa: N815 (the papers' name)
+    alpha: float | Literal["auto"] = 1.0
+    weight_tno: float = 0.0
+    gamma: float = 0.5
+    precision: Literal["float32", "bf16"] = "float32"
+
+    def __post_init__(self) -> None:
+        problems = field_problems(dataclasses.asdict(self))
+        if problems:
+            raise ExperimentError("; ".join(problems))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(low: float, high: float = float("inf"), above: bool = False) -> Callable[[Any], bool]:
+    return lambda v: _is_number(v) and (low < v if above else low <= v) and v <= high and v != float("inf")
+
+
+def _whole(low: int) -> Callable[[Any], bool]:
+    return lambda v: _is_int(v) and v >= low
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dim_latent": (_whole(1), "a whole number of at least 1"),
+    "batch_size": (_whole(2), "a whole number of at least 2"),
+    "learning_rate": (_number(0, above=True), "a number above 0"),
+    "max_epochs": (_whole(1), "a whole number of at least 1"),
+    "patience": (_whole(1), "a whole number of at least 1"),
+    "refinement_steps": (_whole(0), "a whole number of at least 0"),
+    "lr_multiplier": (_number(0, 1, above=True), "a number above 0 and at most 1"),
+    "refinement_patience": (_whole(1), "a whole number of at least 1"),
+    "l2": (_number(0), "a number of at least 0"),
+    "decoupled": (lambda v: isinstance(v, bool), "True or False"),
+    "clip_norm": (lambda v: v is None or _number(0, above=True)(v), "None or a number above 0"),
+    "r1": (_number(0), "a number of at least 0"),
+    "r2": (_number(0), "a number of at least 0"),
+    "rT": (_number(0), "a number of at least 0"),
+    "alpha": (lambda v: v == "auto" or _number(0, 1, above=True)(v), "'auto' or a number above 0 and at most 1"),
+    "weight_tno": (_number(0, 1), "a number from 0 to 1"),
+    "gamma": (_number(0), "a number of at least 0"),
+    "precision": (lambda v: v in ("float32", "bf16"), "'float32' or 'bf16'"),
+}
+
+
+def field_problems(values: Mapping[str, Any]) -> list[str]:
+    """Every mistake in the given fields of a :class:`TrainConfig`, a phrase each; empty when there is none."""
+    problems = []
+    for name, value in values.items():
+        if name not in _RULES:
+            problems.append(f"unknown field {name!r}: {did_you_mean(name, _RULES)}")
+            continue
+        allowed, description = _RULES[name]
+        if not allowed(value):
+            problems.append(f"{name} must be {description}, got {value!r}")
+    return problems
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model file, loaded: its configuration and its two functions."""
+
+    name: str
+    config: TrainConfig
+    build_model: Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]
+    build_objective: Callable[[], nn.Module]
+    source: str  #: the text of the file
+
+
+def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None, name: str | None = None
+                    ) -> Experiment:
+    """Loads ``models/<name>.py``.
+
+    Args:
+        path: the model file. It is Python and is run, like any script that you start.
+        overrides: fields of its ``CONFIG`` to replace, before its functions look at it.
+        name: of the experiment; default the file's.
+
+    Raises:
+        ExperimentError: the file is missing or wrong; every mistake that can be seen is in the one message.
+    """
+    path = Path(path)
+    try:
+        source = path.read_text(encoding="utf-8")
+    except OSError as error:
+        near = [p.stem for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        hint = f"; {did_you_mean(path.stem, near)}" if near else ""
+        raise ExperimentError(f"cannot read the model file {path}: {error.strerror}{hint}") from error
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{path} is not a text file: {error.reason} at byte {error.start}") from error
+    problems = _mistakes_in_source(source, path) + field_problems(overrides or {})
+    if not problems:
+        module = _run(path, source)
+        problems = _mistakes_in_module(module)
+    if problems:
+        raise ExperimentError(f"{path}: {len(problems)} mistake{'s'[:len(problems) > 1]}: " + "; ".join(problems))
+    if overrides:
+        module.CONFIG = dataclasses.replace(module.CONFIG, **overrides)
+    return Experiment(name or path.stem, module.CONFIG, module.build_model, module.build_objective, source)
+
+
+def _mistakes_in_source(source: str, path: Path) -> list[str]:
+    """What can be told without running the file: syntax, missing names, arguments, literal configuration values."""
+    try:
+        tree = ast.parse(source, filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+        return [f"{where}{error.args[0]}"]
+    problems = []
+    names = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
+             for alias in node.names}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names.update(leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name))
+    for required, how in (("CONFIG", "CONFIG = TrainConfig(...)"),
+                          ("build_model", "def build_model(view1_shape, view2_shape)"),
+                          ("build_objective", "def build_objective()")):
+        if required not in names:
+            problems.append(f"{required} is missing; write `{how}`")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            problems += _wrong_arguments(node)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "TrainConfig":
+            problems += field_problems(_literal_keywords(node))
+    return problems
+
+
+def _wrong_arguments(node: ast.FunctionDef) -> list[str]:
+    expected = {"build_model": 2, "build_objective": 0}.get(node.name)
+    required = len(node.args.args) - len(node.args.defaults)
+    if expected is None or node.args.vararg or required <= expected <= len(node.args.args):
+        return []
+    shown = {2: "the shapes (view1_shape, view2_shape)", 0: "no arguments"}[expected]
+    return [f"line {node.lineno}: {node.name} takes {shown}, not {len(node.args.args)} argument(s)"]
+
+
+def _literal_keywords(call: ast.Call) -> dict[str, Any]:
+    """Keyword arguments of a call; those that aren't literals are given a value that passes, to be checked later."""
+    values: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            continue
+        try:
+            values[keyword.arg] = ast.literal_eval(keyword.value)
+        except ValueError:
+            if keyword.arg not in _RULES:
+                values[keyword.arg] = None
+    return values
+
+
+def _run(path: Path, source: str) -> ModuleType:
+    """Executes a model file as a module of its own, so that two runs never share state."""
+    spec = importlib.util.spec_from_loader(f"xmodal_experiment_{path.stem}", loader=None, origin=str(path))
+    if spec is None:
+        raise ExperimentError(f"{path} cannot be loaded as a module")
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(path)
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except XmodalError:
+        raise
+    except Exception as error:
+        frame = error.__traceback__
+        lines = []
+        while frame is not None:
+            if frame.tb_frame.f_code.co_filename == str(path):
+                lines.append(frame.tb_lineno)
+            frame = frame.tb_next
+        where = f"line {lines[-1]}: " if lines else ""
+        raise ExperimentError(f"{path}: {where}{type(error).__name__}: {error}") from error
+    sys.modules.pop(spec.name, None)
+    return module
+
+
+def _mistakes_in_module(module: ModuleType) -> list[str]:
+    problems = []
+    if not isinstance(module.CONFIG, TrainConfig):
+        problems.append(f"CONFIG must be a TrainConfig, got {type(module.CONFIG).__name__}")
+    problems += [f"{name} must be a function, got {type(getattr(module, name)).__name__}"
+                 for name in ("build_model", "build_objective") if not callable(getattr(module, name))]
+    return problems
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"learning_rate=1e-2"`` to ``("learning_rate", 0.01)``; the value is a Python literal or a bare word."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ExperimentError(f"--set needs field=value, such as learning_rate=0.01; got {text!r}")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()

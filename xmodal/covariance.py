@@ -1,0 +1,126 @@
+"""Means and covariances of two paired views: of one batch, blended over batches, or exact over any number.
+
+:class:`Moments` is a value (what a CCA needs to know of a data set), :class:`PairCovariance` accumulates one.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmodal.errors import DataError
+
+
+class Moments(NamedTuple):
+    """Means (d1,), (d2,) and covariances (d1, d1), (d2, d2), (d1, d2) of two paired views."""
+
+    mean1: Tensor
+    mean2: Tensor
+    S11: Tensor
+    S22: Tensor
+    S12: Tensor
+
+    def detach(self) -> Moments:
+        return Moments(*(m.detach() for m in self))
+
+
+def batch_moments(A: Tensor, B: Tensor) -> Moments:
+    """Sample moments of a batch of pairs, ``S = Aᵀ A/(n − 1)`` for centred ``A``; a single row has covariance 0.
+
+    Args:
+        A: (n, d1), B: (n, d2), row i of one belongs to row i of the other.
+    """
+    mean1, mean2 = A.mean(dim=0), B.mean(dim=0)
+    A, B = A - mean1, B - mean2
+    scale = 1.0 / max(len(A) - 1, 1)
+    return Moments(mean1, mean2, A.mT @ A * scale, B.mT @ B * scale, A.mT @ B * scale)
+
+
+def blend(old: Moments, new: Moments, alpha: float) -> Moments:
+    """Moments of the mixture of two populations with weights ``1 − alpha`` and ``alpha``.
+
+    By the law of total covariance: ``S = (1−α) S_old + α S_new + α(1−α) δ δᵀ`` with ``δ`` the difference of the
+    means. As a mixture of joint covariances it is again one, so that canonical correlations stay within [0, 1].
+    """
+    if alpha == 1.0:
+        return new
+    d1, d2 = new.mean1 - old.mean1, new.mean2 - old.mean2
+    between = alpha * (1 - alpha)
+
+    def mix(a: Tensor, b: Tensor) -> Tensor:
+        return (1 - alpha) * a + alpha * b
+
+    return Moments(mix(old.mean1, new.mean1), mix(old.mean2, new.mean2),
+                   mix(old.S11, new.S11) + between * torch.outer(d1, d1),
+                   mix(old.S22, new.S22) + between * torch.outer(d2, d2),
+                   mix(old.S12, new.S12) + between * torch.outer(d1, d2))
+
+
+class PairCovariance:
+    """Exact moments of paired views that arrive in batches: one pass, O(d²) memory, float64.
+
+    Batches are centred by their own means before they are multiplied and merged by the update of Chan, Golub and
+    LeVeque (1983), so features with a large mean lose nothing to cancellation, and the order of batches, their
+    sizes, or accumulators merged from several processes make no difference beyond rounding.
+
+    Args:
+        d1, d2: widths of the views.
+        device: where the sums live; batches are moved there.
+    """
+
+    def __init__(self, d1: int, d2: int, device: torch.device | str = "cpu") -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+        self.count = 0
+        self.mean1, self.mean2 = zeros(d1), zeros(d2)
+        self._M11, self._M22, self._M12 = zeros(d1, d1), zeros(d2, d2), zeros(d1, d2)  # centred sums of products
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Adds a batch of pairs: ``x`` (n, d1) and ``y`` (n, d2), any floating dtype.
+
+        Raises:
+            DataError: widths or lengths that don't fit.
+        """
+        if x.shape[1:] != self.mean1.shape or y.shape[1:] != self.mean2.shape or len(x) != len(y):
+            raise DataError(f"expected batches (n, {len(self.mean1)}) and (n, {len(self.mean2)}), "
+                            f"got {tuple(x.shape)} and {tuple(y.shape)}")
+        if len(x) == 0:
+            return
+        with torch.no_grad():
+            device = self.mean1.device
+            moments = batch_moments(x.to(device, torch.float64), y.to(device, torch.float64))
+            self._merge(len(x), moments.mean1, moments.mean2, *(S * max(len(x) - 1, 1) for S in moments[2:]))
+
+    def merge(self, other: PairCovariance) -> None:
+        """Adds what another accumulator has seen."""
+        if other.count:
+            self._merge(other.count, other.mean1, other.mean2, other._M11, other._M22, other._M12)
+
+    def _merge(self, n: int, mean1: Tensor, mean2: Tensor, M11: Tensor, M22: Tensor, M12: Tensor) -> None:
+        total = self.count + n
+        d1, d2 = mean1 - self.mean1, mean2 - self.mean2
+        between = self.count * n / total
+        self._M11 += M11 + between * torch.outer(d1, d1)
+        self._M22 += M22 + between * torch.outer(d2, d2)
+        self._M12 += M12 + between * torch.outer(d1, d2)
+        self.mean1 += d1 * (n / total)
+        self.mean2 += d2 * (n / total)
+        self.count = total
+
+    @property
+    def S11(self) -> Tensor:  # noqa: N802 (the papers' name)
+        return self._M11 / max(self.count - 1, 1)
+
+    @property
+    def S22(self) -> Tensor:  # noqa: N802
+        return self._M22 / max(self.count - 1, 1)
+
+    @property
+    def S12(self) -> Tensor:  # noqa: N802
+        return self._M12 / max(self.count - 1, 1)
+
+    def moments(self) -> Moments:
+        """The statistics so far, as copies; divisor ``count − 1``."""
+        return Moments(self.mean1.clone(), self.mean2.clone(), self.S11, self.S22, self.S12)

@@ -1,0 +1,38 @@
+"""What xmodal raises: one family of errors, each a single line that a user can act on.
+
+A message says what was expected, what came and what to do. The commands print it without a traceback and exit
+with code 2 (``--debug`` shows the traceback).
+"""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class XmodalError(Exception):
+    """Base of every error that is the user's to mend."""
+
+
+class DataError(XmodalError):
+    """A data set that is missing, corrupt, of the wrong shape, or not the one a run was trained on."""
+
+
+class ExperimentError(XmodalError):
+    """A model file, a configuration, or a model and an objective that don't fit together."""
+
+
+class CheckpointError(XmodalError):
+    """A run folder that is missing, incomplete, unwritable, or doesn't fit the model."""
+
+
+class NumericalError(XmodalError):
+    """A loss or a statistic that is not finite, with where and why."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown ``name``: close names, or else all the known ones."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {', '.join(known)}"

@@ -1,0 +1,328 @@
+"""Heads: what maps the outputs of two towers into the shared space."""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.covariance import Moments, PairCovariance, batch_moments, blend
+from xmodal.errors import DataError, ExperimentError
+from xmodal.linalg import CCASolution, PolarFactor, cca_solution, cholesky, ridged, whiten, whitened_cross_covariance
+
+#: ``alpha="auto"`` takes the largest alpha whose effective sample size is this many times the dimension.
+AUTO_PAIRS_PER_DIMENSION = 50
+#: Below this many effective pairs per dimension a fixed alpha gets a warning.
+FEW_PAIRS_PER_DIMENSION = 10
+
+
+class Embedded(NamedTuple):
+    """What every model returns for a batch of n pairs."""
+
+    view1: Tensor  #: (n, d) coordinates in the shared space
+    view2: Tensor  #: (n, d)
+    correlations: Tensor | None = None  #: (d,) canonical correlations of this batch; CCA heads only
+    extras: Mapping[str, Tensor] = MappingProxyType({})  #: what particular objectives ask for, by name
+
+
+def effective_sample_size(n: int, alpha: float) -> float:
+    """Pairs that covariances blended by ``alpha`` from batches of ``n`` amount to: ``n (2 − α)/α``.
+
+    The variance of an exponential average of independent batches is ``α/(2 − α)`` times that of one.
+    """
+    return n * (2 - alpha) / alpha
+
+
+def auto_alpha(n: int, dim: int) -> float:
+    """Largest alpha ≤ 1 with an effective sample size of at least 50 pairs per dimension."""
+    return min(1.0, 2 * n / (AUTO_PAIRS_PER_DIMENSION * dim + n))
+
+
+class LengthNorm(nn.Module):
+    """Rows of length (almost) one: ``z / √(‖z‖² + ε²)``, finite with a finite gradient at zero."""
+
+    def __init__(self, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.rsqrt(z.square().sum(dim=1, keepdim=True) + self.eps**2)
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps:g}"
+
+
+def _check_widths(name: str, dim: int, a: Tensor, b: Tensor) -> None:
+    for view, z in (("view1", a), ("view2", b)):
+        if z.ndim != 2 or z.shape[1] != dim:
+            raise ExperimentError(f"{name}({dim}) expects tower outputs of shape (n, {dim}); "
+                                  f"{view} has {tuple(z.shape)}")
+    if len(a) != len(b):
+        raise DataError(f"{name} expects as many rows of view1 as of view2; got {len(a)} and {len(b)}")
+
+
+def _result_dtype(*inputs: Tensor) -> torch.dtype:
+    """Heads answer in the inputs' own precision, float32 at the least."""
+    dtype = torch.float32
+    for z in inputs:
+        dtype = torch.promote_types(dtype, z.dtype)
+    return dtype
+
+
+class CCALayer(nn.Module):
+    """Differentiable CCA projection of two tower outputs (Dorfer et al. 2018), in a form without ``eigh``.
+
+    With ``L1``, ``L2`` the Cholesky factors of the regularised covariances ``S + r·I`` and
+    ``T = L1⁻¹ S12 L2⁻ᵀ = E Σ Fᵀ``, the CCA projections are ``U = L1⁻ᵀE`` and ``V = L2⁻ᵀF``. No loss built on
+    inner products in the shared space sees ``E`` and ``F`` but through the polar factor ``Q = E Fᵀ`` of ``T``, whose
+    derivative has no differences of singular values in it (:class:`xmodal.linalg.PolarFactor`). So repeated
+    correlations, duplicated or constant columns and batches smaller than the dimension do no harm.
+
+    *Train mode.* The batch's moments, blended with the stored ones by ``alpha``, give the differentiable projection,
+    and the stored ones take the blended values. Returned coordinates are ``z1 = A L1⁻ᵀQ`` and ``z2 = B L2⁻ᵀ``: the
+    CCA embeddings up to one rotation that both views share, the same in every cosine, norm and gradient.
+    A batch of one row has no covariance: it is projected by the stored moments and leaves them alone.
+
+    *Eval mode.* The stored moments, unchanged; coordinates are ``(a − mean1) U`` and ``(b − mean2) V``, sorted by
+    falling correlation (so they can be truncated), signs by :func:`xmodal.linalg.fix_signs`.
+
+    The moments (buffers, float64) are the only state: ``U``, ``V`` and the correlations are a cached function of them.
+    Arithmetic is float64; results have the inputs' dtype, float32 at the least.
+
+    Args:
+        dim: width of both tower outputs and of the shared space.
+        r1, r2: ridges added to the covariances of the views. A floor relative to the features' scale and precision is
+            always added (:func:`xmodal.linalg.noise_floor`).
+        alpha: weight of the current batch in the blended moments, in (0, 1], or ``"auto"``: the largest one whose
+            effective sample size ``n(2 − α)/α`` is at least 50 pairs per dimension. Fitted on few pairs, CCA aligns
+            any two views by chance (correlations up to ``2√(d/n·(1 − d/n))`` for pure noise) and the towers learn
+            nothing that carries over.
+    """
+
+    mean1: Tensor
+    mean2: Tensor
+    S11: Tensor
+    S22: Tensor
+    S12: Tensor
+    count: Tensor
+
+    def __init__(self, dim: int, r1: float = 1e-3, r2: float = 1e-3, alpha: float | Literal["auto"] = 1.0) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ExperimentError(f"CCALayer: dim must be at least 1, got {dim}")
+        if r1 < 0 or r2 < 0:
+            raise ExperimentError(f"CCALayer: r1 and r2 must not be negative, got {r1} and {r2}")
+        if alpha != "auto" and not (isinstance(alpha, int | float) and 0 < alpha <= 1):
+            raise ExperimentError(f"CCALayer: alpha must be in (0, 1] or 'auto', got {alpha!r}")
+        self.dim, self.r1, self.r2, self.alpha = dim, r1, r2, alpha
+        for name, shape in (("mean1", (dim,)), ("mean2", (dim,)), ("S11", (dim, dim)), ("S22", (dim, dim)),
+                            ("S12", (dim, dim))):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # pairs behind the moments
+        self._warned = False
+        self._cache: tuple[tuple[tuple[Tensor, int], ...], CCASolution] | None = None
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def forward(self, a: Tensor, b: Tensor) -> Embedded:
+        """Projects a batch of pairs.
+
+        Args:
+            a, b: (n, dim) tower outputs of view 1 and view 2.
+
+        Raises:
+            ExperimentError, DataError: shapes that don't fit.
+            NumericalError: a covariance that is not finite or not positive definite.
+        """
+        _check_widths("CCALayer", self.dim, a, b)
+        if not self.training:
+            return Embedded(self.embed_view1(a), self.embed_view2(b), self.correlations.to(_result_dtype(a, b)))
+        with torch.autocast(a.device.type, enabled=False):
+            return self._forward_train(a, b)
+
+    def _forward_train(self, a: Tensor, b: Tensor) -> Embedded:
+        precision = a.dtype if torch.finfo(a.dtype).eps > torch.finfo(b.dtype).eps else b.dtype
+        result = _result_dtype(a, b)
+        a, b = a.double(), b.double()
+        moments = blend(self.moments(), batch_moments(a, b), self.batch_alpha(len(a)))
+        if len(a) > 1:
+            self._store(moments.detach(), self.count + len(a))
+        L1 = cholesky(ridged(moments.S11, self.r1, precision), "view1's tower output")
+        L2 = cholesky(ridged(moments.S22, self.r2, precision), "view2's tower output")
+        T = whitened_cross_covariance(moments.S12, L1, L2)
+        Q, correlations = PolarFactor.apply(T, torch.finfo(precision).eps ** 0.5)
+        z1 = whiten(a - moments.mean1, L1) @ Q
+        z2 = whiten(b - moments.mean2, L2)
+        return Embedded(z1.to(result), z2.to(result), correlations.to(result))
+
+    def batch_alpha(self, n: int) -> float:
+        """The weight of a batch of ``n`` pairs: ``alpha``, 1 while nothing is stored, 0 for a single row."""
+        if n < 2:
+            return 0.0
+        if not self.has_statistics:
+            return 1.0
+        if self.alpha == "auto":
+            return auto_alpha(n, self.dim)
+        self._warn_if_few(n, float(self.alpha))
+        return float(self.alpha)
+
+    def _warn_if_few(self, n: int, alpha: float) -> None:
+        n_eff = effective_sample_size(n, alpha)
+        if not self._warned and n_eff < FEW_PAIRS_PER_DIMENSION * self.dim:
+            self._warned = True
+            warnings.warn(
+                f"CCALayer({self.dim}): batches of {n} pairs with alpha={alpha:g} amount to {n_eff:.0f} pairs, "
+                f"{n_eff / self.dim:.1f} per dimension. CCA fitted on so few aligns views by chance and the towers "
+                f"learn less; alpha='auto' ({auto_alpha(n, self.dim):.2g} here) or a larger batch would help.",
+                stacklevel=4)
+
+    # -- stored statistics ------------------------------------------------------------------------------------------
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether any batch or refit has filled the moments."""
+        return bool(self.count > 0)
+
+    def moments(self) -> Moments:
+        """The stored moments (the buffers themselves)."""
+        return Moments(self.mean1, self.mean2, self.S11, self.S22, self.S12)
+
+    def _store(self, moments: Moments, count: int | Tensor) -> None:
+        with torch.no_grad():
+            for buffer, value in zip((*self.moments(), self.count), (*moments, torch.as_tensor(count)), strict=True):
+                buffer.copy_(value)
+
+    def refit(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> int:
+        """Sets the stored moments to the exact ones of the given pairs of tower outputs.
+
+        Args:
+            outputs: batches (n, dim), (n, dim); any sizes.
+
+        Returns:
+            How many pairs there were. The moments stay as they are when there were fewer than two.
+        """
+        exact = PairCovariance(self.dim, self.dim, device=self.mean1.device)
+        for a, b in outputs:
+            exact.update(a, b)
+        if exact.count > 1:
+            self._store(exact.moments(), exact.count)
+        return exact.count
+
+    def solution(self) -> CCASolution:
+        """``U``, ``V`` and the correlations of the stored moments; computed once and kept until these change."""
+        buffers = self.moments()
+        if self._cache is None or any(b is not kept or b._version != version
+                                      for b, (kept, version) in zip(buffers, self._cache[0], strict=True)):
+            with torch.no_grad():
+                solved = cca_solution(self.S11.double(), self.S22.double(), self.S12.double(), self.r1, self.r2,
+                                      dtype=torch.float32)
+            self._cache = tuple((b, b._version) for b in buffers), solved
+        return self._cache[1]
+
+    @property
+    def correlations(self) -> Tensor:
+        """(dim,) canonical correlations of the stored moments, descending."""
+        return self.solution().correlations
+
+    # -- embedding one view -----------------------------------------------------------------------------------------
+
+    def embed_view1(self, a: Tensor) -> Tensor:
+        """(n, dim) tower outputs of view 1 to canonical coordinates; needs nothing of view 2."""
+        return self._project(a, self.mean1, self.solution().U)
+
+    def embed_view2(self, b: Tensor) -> Tensor:
+        """(n, dim) tower outputs of view 2 to canonical coordinates; needs nothing of view 1."""
+        return self._project(b, self.mean2, self.solution().V)
+
+    def _project(self, z: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            return ((z.double() - mean) @ projection).to(_result_dtype(z))
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, r1={self.r1:g}, r2={self.r2:g}, alpha={self.alpha!r}"
+
+
+class LearnedProjection(nn.Module):
+    """A free linear map per view, learned by the loss alone: the control experiment to :class:`CCALayer`.
+
+    ``z1 = (a − mean1) U``, ``z2 = (b − mean2) V`` with trained ``U``, ``V`` (dim, dim), initially random orthogonal.
+
+    *Train mode* centres by the batch's means blended with the stored ones by ``alpha``, and stores them. *Eval mode*
+    centres by the stored means and changes nothing. ``refit`` sets them to the exact ones.
+
+    Args:
+        dim: width of both tower outputs and of the shared space.
+        alpha: weight of the current batch in the running means, in (0, 1].
+    """
+
+    mean1: Tensor
+    mean2: Tensor
+    count: Tensor
+
+    def __init__(self, dim: int, alpha: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < alpha <= 1:
+            raise ExperimentError(f"LearnedProjection: alpha must be in (0, 1], got {alpha!r}")
+        self.dim, self.alpha = dim, alpha
+        self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim)))
+        self.V = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim)))
+        self.register_buffer("mean1", torch.zeros(dim))
+        self.register_buffer("mean2", torch.zeros(dim))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, a: Tensor, b: Tensor) -> Embedded:
+        """(n, dim) and (n, dim) tower outputs to (n, dim) coordinates; shapes that don't fit raise."""
+        _check_widths("LearnedProjection", self.dim, a, b)
+        if not self.training:
+            return Embedded(self.embed_view1(a), self.embed_view2(b))
+        with torch.autocast(a.device.type, enabled=False):
+            result = _result_dtype(a, b)
+            a, b = a.to(result), b.to(result)
+            alpha = self.alpha if self.has_statistics else 1.0
+            mean1 = (1 - alpha) * self.mean1 + alpha * a.mean(dim=0)
+            mean2 = (1 - alpha) * self.mean2 + alpha * b.mean(dim=0)
+            self._store(mean1, mean2, self.count + len(a))
+            return Embedded((a - mean1) @ self.U.to(result), (b - mean2) @ self.V.to(result))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether any batch or refit has filled the means."""
+        return bool(self.count > 0)
+
+    def _store(self, mean1: Tensor, mean2: Tensor, count: int | Tensor) -> None:
+        with torch.no_grad():
+            self.mean1.copy_(mean1)
+            self.mean2.copy_(mean2)
+            self.count.copy_(torch.as_tensor(count))
+
+    def refit(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> int:
+        """Sets the means to the exact ones of the given pairs of tower outputs; returns how many there were."""
+        count = 0
+        total1, total2 = torch.zeros_like(self.mean1.double()), torch.zeros_like(self.mean2.double())
+        with torch.no_grad():
+            for a, b in outputs:
+                count += len(a)
+                total1 += a.double().sum(dim=0)
+                total2 += b.double().sum(dim=0)
+        if count:
+            self._store(total1 / count, total2 / count, count)
+        return count
+
+    def embed_view1(self, a: Tensor) -> Tensor:
+        """(n, dim) tower outputs of view 1 to coordinates; needs nothing of view 2."""
+        return self._project(a, self.mean1, self.U)
+
+    def embed_view2(self, b: Tensor) -> Tensor:
+        """(n, dim) tower outputs of view 2 to coordinates; needs nothing of view 1."""
+        return self._project(b, self.mean2, self.V)
+
+    def _project(self, z: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            result = _result_dtype(z)
+            return (z.to(result) - mean) @ projection.to(result)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, alpha={self.alpha:g}"

@@ -1,0 +1,143 @@
+"""Linear algebra of canonical correlation analysis (CCA) as pure functions.
+
+Notation follows Andrew et al. 2013 (Deep CCA) and Dorfer et al. 2018 (CCA layer): ``S11``, ``S22`` are the
+covariances of the two views, ``S12`` their cross-covariance, ``L`` a Cholesky factor, ``T = L1⁻¹ S12 L2⁻ᵀ`` the
+whitened cross-covariance with SVD ``T = E Σ Fᵀ``. The singular values are the canonical correlations; the CCA
+projections are ``U = L1⁻ᵀ E`` and ``V = L2⁻ᵀ F``.
+
+Nothing here differentiates through single singular vectors: that gradient divides by differences of singular
+values and is NaN where two of them meet. See :class:`PolarFactor`.
+"""
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmodal.errors import NumericalError
+
+
+class CCASolution(NamedTuple):
+    """CCA of two views, by falling correlation."""
+
+    U: Tensor  #: (d1, k) projection of centred view 1
+    V: Tensor  #: (d2, k) projection of centred view 2
+    correlations: Tensor  #: (k,) canonical correlations, descending, in [0, 1]
+
+
+def noise_floor(S: Tensor, dtype: torch.dtype) -> Tensor:
+    """Variance below which a direction of ``S`` is rounding noise of features held in ``dtype``.
+
+    Features of magnitude ``m`` carry rounding errors of about ``eps·m``. Whitening would blow these errors up to
+    unit variance and count them as signal (a rank-20 feature of scale 30 then "has" correlations in all its
+    dimensions). The ridge is therefore never smaller than ``max((8·eps)², 4·d·eps64)`` times the mean variance,
+    the second term being what the Cholesky factorisation itself needs.
+
+    Args:
+        S: (d, d) covariance.
+        dtype: what the features were held in before any conversion; integers count as exact.
+
+    Returns:
+        Scalar tensor, differentiable in ``S``.
+    """
+    d = S.shape[0]
+    eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    return max((8 * eps) ** 2, 4 * d * torch.finfo(S.dtype).eps) * S.diagonal().mean()
+
+
+def ridged(S: Tensor, r: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """``S + (r + noise_floor)·I``: Tikhonov regularisation with a floor that scales with the features."""
+    ridge = r + noise_floor(S, dtype) + torch.finfo(S.dtype).tiny ** 0.5  # the last keeps S = 0, r = 0 factorable
+    return S + ridge * torch.eye(S.shape[0], dtype=S.dtype, device=S.device)
+
+
+def cholesky(S: Tensor, what: str) -> Tensor:
+    """Lower Cholesky factor of a covariance, or a :class:`NumericalError` that says what is wrong with it."""
+    L, info = torch.linalg.cholesky_ex(S)
+    if int(info) != 0:
+        raise NumericalError(f"the covariance of {what} is not positive definite: {describe_spectrum(S)}")
+    return L
+
+
+def describe_spectrum(S: Tensor) -> str:
+    """The extreme eigenvalues of a symmetric matrix, or which of its rows are not finite, in words."""
+    finite = torch.isfinite(S).all(dim=1)
+    if not bool(finite.all()):
+        dims = torch.nonzero(~finite).flatten().tolist()
+        return f"not finite in {len(dims)} of {S.shape[0]} dimensions (first: {dims[:5]})"
+    values = torch.linalg.eigvalsh(S.detach().double())
+    smallest = ", ".join(f"{v:.3g}" for v in values[:3].tolist())
+    return f"smallest eigenvalues {smallest}; largest {values[-1].item():.3g} (a larger ridge r1, r2 would help)"
+
+
+def whitened_cross_covariance(S12: Tensor, L1: Tensor, L2: Tensor) -> Tensor:
+    """``T = L1⁻¹ S12 L2⁻ᵀ``, (d1, d2), by two triangular solves."""
+    left = torch.linalg.solve_triangular(L1, S12, upper=False)
+    return torch.linalg.solve_triangular(L2, left.mT, upper=False).mT
+
+
+def whiten(A: Tensor, L: Tensor) -> Tensor:
+    """``A L⁻ᵀ`` for centred rows ``A`` (n, d): rows whose covariance is the identity."""
+    return torch.linalg.solve_triangular(L, A.mT, upper=False).mT
+
+
+def fix_signs(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+    """One sign convention for a pair of projections: in each column of ``U`` the entry of largest magnitude is
+    positive, and the same column of ``V`` is flipped along, so that correlations stay positive."""
+    largest = U.abs().argmax(dim=0, keepdim=True)
+    signs = torch.where(U.gather(0, largest) < 0, -1.0, 1.0).to(U.dtype)
+    return U * signs, V * signs
+
+
+def cca_solution(S11: Tensor, S22: Tensor, S12: Tensor, r1: float = 0.0, r2: float = 0.0,
+                 n_components: int | None = None, dtype: torch.dtype = torch.float64) -> CCASolution:
+    """CCA from covariances, by Cholesky whitening and one SVD (Hotelling 1936; Golub and Zha 1992).
+
+    Args:
+        S11: (d1, d1), S22: (d2, d2), S12: (d1, d2); float64 recommended.
+        r1, r2: ridges added to the diagonals.
+        n_components: how many to keep; default min(d1, d2).
+        dtype: the features' own dtype, for the noise floor.
+
+    Raises:
+        NumericalError: a covariance is not finite or not positive definite.
+    """
+    L1 = cholesky(ridged(S11, r1, dtype), "view1")
+    L2 = cholesky(ridged(S22, r2, dtype), "view2")
+    E, sigma, Ft = torch.linalg.svd(whitened_cross_covariance(S12, L1, L2), full_matrices=False)
+    k = n_components if n_components is not None else sigma.shape[0]
+    U = torch.linalg.solve_triangular(L1.mT, E[:, :k], upper=True)
+    V = torch.linalg.solve_triangular(L2.mT, Ft[:k].mT, upper=True)
+    U, V = fix_signs(U, V)
+    return CCASolution(U, V, sigma[:k].clamp(max=1.0))
+
+
+class PolarFactor(torch.autograd.Function):
+    """``T ↦ (Q, σ)``: polar factor ``Q = E Fᵀ`` and singular values of a square ``T = E Σ Fᵀ``, differentiable.
+
+    With ``H = Eᵀ Q̄ F`` the gradients are
+
+    * through ``Q``: ``E [(H − Hᵀ) ∘ K] Fᵀ`` with ``K_ij = s/(s² + ε²)``, ``s = σ_i + σ_j``. The exact factor is
+      ``1/s``; a *sum* of singular values, so repeated ones do no harm, and ``ε`` bounds it by ``1/(2ε)`` where
+      both vanish (there ``Q`` is not unique and has no derivative).
+    * through ``σ``: ``E diag(σ̄) Fᵀ``, no division at all.
+
+    ``σ`` is clamped to 1, which only rounding can exceed for a whitened cross-covariance.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, T: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        E, sigma, Ft = torch.linalg.svd(T, full_matrices=False)
+        ctx.save_for_backward(E, sigma, Ft)
+        ctx.eps = eps
+        return E @ Ft, sigma.clamp(max=1.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_Q: Tensor, grad_sigma: Tensor) -> tuple[Tensor, None]:
+        E, sigma, Ft = ctx.saved_tensors
+        H = E.mT @ grad_Q @ Ft.mT
+        s = sigma[:, None] + sigma[None, :]
+        inner = (H - H.mT) * (s / (s.square() + ctx.eps**2)) + torch.diag(grad_sigma)
+        return E @ inner @ Ft, None

@@ -1,0 +1,66 @@
+"""Models: two towers and a head, with one view embeddable without the other."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.layers import CCALayer, Embedded, LearnedProjection
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients inside the block; every submodule's own mode is restored after it."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+class TwoTower(nn.Module):
+    """One network per view and a head over both.
+
+    Args:
+        tower1, tower2: map (n, *item shape) to (n, d).
+        head: maps two tower outputs into the shared space: :class:`CCALayer` or :class:`LearnedProjection`.
+        norm: applied to the coordinates of both views last, such as :class:`xmodal.layers.LengthNorm`. Metrics and
+            ranking objectives compare by cosine with or without it; without it the coordinates of a CCA head keep
+            their scale and can be truncated.
+    """
+
+    def __init__(self, tower1: nn.Module, tower2: nn.Module, head: CCALayer | LearnedProjection,
+                 norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.tower1, self.tower2, self.head = tower1, tower2, head
+        self.norm = norm if norm is not None else nn.Identity()
+
+    def forward(self, x: Tensor, y: Tensor) -> Embedded:
+        """Embeds a batch of pairs: x (n, *shape1), y (n, *shape2)."""
+        embedded = self.head(self.tower1(x), self.tower2(y))
+        return embedded._replace(view1=self.norm(embedded.view1), view2=self.norm(embedded.view2))
+
+    def embed_view1(self, x: Tensor) -> Tensor:
+        """x (n, *shape1) to (n, d), by the stored statistics; call it in eval mode."""
+        return self.norm(self.head.embed_view1(self.tower1(x)))
+
+    def embed_view2(self, y: Tensor) -> Tensor:
+        """y (n, *shape2) to (n, d), by the stored statistics; call it in eval mode."""
+        return self.norm(self.head.embed_view2(self.tower2(y)))
+
+    def refit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
+        """Replaces the head's running statistics by the exact ones of the given pairs, towers in eval mode.
+
+        Args:
+            batches: pairs of tensors (n, *shape1), (n, *shape2).
+
+        Returns:
+            How many pairs were seen.
+        """
+        with evaluating(self):
+            return self.head.refit((self.tower1(x), self.tower2(y)) for x, y in batches)

@@ -1,0 +1,121 @@
+"""Objectives: ``(Embedded, pairs) -> scalar`` to be minimised.
+
+``pairs`` is the (n, 2) table of item indices of the batch's rows, or None when every item occurs once. Objectives that
+contrast a row with the others use it so that a second caption of the same picture is not taken for a negative.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.errors import ExperimentError
+from xmodal.layers import Embedded, LengthNorm
+
+
+class TraceNorm(nn.Module):
+    """Negative sum of canonical correlations, ``−‖T‖_tr``: the objective of deep CCA (Andrew et al. 2013).
+
+    Args:
+        rT: smoothing of the singular values of ``T`` near zero: each counts ``√(σ² + rT) − √rT``, which is never more
+            than ``σ``; the published models add ``rT·I`` to ``TᵀT`` to the same end (without the subtraction, which
+            only shifts the loss). 0 is the plain sum.
+    """
+
+    def __init__(self, rT: float = 0.0) -> None:
+        super().__init__()
+        if rT < 0:
+            raise ExperimentError(f"TraceNorm: rT must not be negative, got {rT}")
+        self.rT = rT
+
+    def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        if embedded.correlations is None:
+            raise ExperimentError("TraceNorm needs a head that reports canonical correlations; this one does not "
+                                  "(use CCALayer)")
+        sigma = embedded.correlations
+        if self.rT == 0:
+            return -sigma.sum()
+        return -((sigma.square() + self.rT).sqrt() - self.rT**0.5).sum()
+
+    def extra_repr(self) -> str:
+        return f"rT={self.rT:g}"
+
+
+class PairwiseRanking(nn.Module):
+    """Pairwise ranking (contrastive hinge) loss on cosines (Kiros et al. 2014; Dorfer et al. 2018).
+
+    For every row i with matching cosine ``s_ii`` and every non-matching ``s_ij``:
+    ``max(0, margin − s_ii + s_ij)``.
+
+    Args:
+        margin: what a true pair's cosine should be ahead by.
+        symmetric: also rank view-1 items for view-2 queries; the two directions' losses are added.
+        negatives: ``"mean"`` over all non-matching pairs (the published models), their ``"sum"`` (Kiros et al.), or
+            only the ``"hardest"`` of each query, averaged over queries (VSE++, Faghri et al. 2018).
+    """
+
+    def __init__(self, margin: float = 0.5, symmetric: bool = False,
+                 negatives: Literal["mean", "sum", "hardest"] = "mean") -> None:
+        super().__init__()
+        if negatives not in ("mean", "sum", "hardest"):
+            raise ExperimentError(f"PairwiseRanking: negatives must be mean, sum or hardest, got {negatives!r}")
+        self.margin, self.symmetric, self.negatives = margin, symmetric, negatives
+        self.norm = LengthNorm()
+
+    def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        scores = self.norm(embedded.view1) @ self.norm(embedded.view2).mT
+        matches = matching_rows(pairs, len(scores), scores.device)
+        loss = self._one_direction(scores, matches)
+        return loss + self._one_direction(scores.mT, matches.mT) if self.symmetric else loss
+
+    def _one_direction(self, scores: Tensor, matches: Tensor) -> Tensor:
+        hinge = (self.margin - scores.diagonal()[:, None] + scores).clamp(min=0).masked_fill(matches, 0.0)
+        if self.negatives == "sum":
+            return hinge.sum()
+        if self.negatives == "hardest":
+            return hinge.amax(dim=1).mean()
+        return hinge.sum() / (~matches).sum().clamp(min=1)
+
+    def extra_repr(self) -> str:
+        return f"margin={self.margin:g}, symmetric={self.symmetric}, negatives={self.negatives!r}"
+
+
+def matching_rows(pairs: Tensor | None, n: int, device: torch.device) -> Tensor:
+    """(n, n) bool: whether view-1 row i and view-2 row j are known to match.
+
+    They do for i = j, and when rows i and j share an item: if both hold the same picture, the caption of row j is a
+    caption of row i's picture.
+    """
+    matches = torch.eye(n, dtype=torch.bool, device=device)
+    if pairs is None:
+        return matches
+    for items in pairs.to(device).unbind(dim=1):
+        if len(items.unique()) < n:
+            matches |= items[:, None] == items[None, :]
+    return matches
+
+
+class WeightedSum(nn.Module):
+    """``Σ w_k · objective_k``; parts of weight 0 are not computed.
+
+    Args:
+        parts: (weight, objective) pairs, such as ``[(CONFIG.weight_tno, TraceNorm()),
+            (1 - CONFIG.weight_tno, PairwiseRanking())]``.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, nn.Module]]) -> None:
+        super().__init__()
+        self.weights = [float(weight) for weight, _ in parts]
+        self.parts = nn.ModuleList(part for _, part in parts)
+        if not any(self.weights):
+            raise ExperimentError("WeightedSum needs at least one part with a weight other than 0")
+
+    def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        terms = [weight * part(embedded, pairs) for weight, part in zip(self.weights, self.parts, strict=True)
+                 if weight != 0]
+        return torch.stack(terms).sum()
+
+    def extra_repr(self) -> str:
+        return f"weights={self.weights}"
