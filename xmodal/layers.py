@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from xmodal.covariance import Moments, PairCovariance, batch_moments, blend
+from xmodal.covariance import Moments, PairCovariance, batch_moments, blend, pearson
 from xmodal.errors import DataError, ExperimentError
 from xmodal.linalg import CCASolution, PolarFactor, cca_solution, cholesky, ridged, whiten, whitened_cross_covariance
 
@@ -87,7 +87,8 @@ class CCALayer(nn.Module):
     A batch of one row has no covariance: it is projected by the stored moments and leaves them alone.
 
     *Eval mode.* The stored moments, unchanged; coordinates are ``(a − mean1) U`` and ``(b − mean2) V``, sorted by
-    falling correlation (so they can be truncated), signs by :func:`xmodal.linalg.fix_signs`.
+    falling correlation (so they can be truncated), signs by :func:`xmodal.linalg.fix_signs`. The correlations are
+    those of the rows given, along the stored directions: on held-out pairs an honest, out-of-sample figure.
 
     The moments (buffers, float64) are the only state: ``U``, ``V`` and the correlations are a cached function of them.
     Arithmetic is float64; results have the inputs' dtype, float32 at the least.
@@ -139,7 +140,8 @@ class CCALayer(nn.Module):
         """
         _check_widths("CCALayer", self.dim, a, b)
         if not self.training:
-            return Embedded(self.embed_view1(a), self.embed_view2(b), self.correlations.to(_result_dtype(a, b)))
+            z1, z2 = self.embed_view1(a), self.embed_view2(b)
+            return Embedded(z1, z2, pearson(z1, z2))
         with torch.autocast(a.device.type, enabled=False):
             return self._forward_train(a, b)
 

@@ -53,14 +53,18 @@ class TwoTower(nn.Module):
         """y (n, *shape2) to (n, d), by the stored statistics; call it in eval mode."""
         return self.norm(self.head.embed_view2(self.tower2(y)))
 
-    def refit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> int:
-        """Replaces the head's running statistics by the exact ones of the given pairs, towers in eval mode.
+    def refit(self, batches: Iterable[tuple[Tensor, Tensor]], train_mode: bool = False) -> int:
+        """Replaces the head's running statistics by the exact ones of the given pairs.
 
         Args:
             batches: pairs of tensors (n, *shape1), (n, *shape2).
+            train_mode: run the towers as training does (batch norm by the batch, dropout) instead of in eval mode: for
+                statistics that the first training batches are to be blended with.
 
         Returns:
             How many pairs were seen.
         """
         with evaluating(self):
+            self.tower1.train(train_mode)
+            self.tower2.train(train_mode)
             return self.head.refit((self.tower1(x), self.tower2(y)) for x, y in batches)

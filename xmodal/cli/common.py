@@ -1,12 +1,20 @@
-"""What every command shares: how errors leave the program, and the options they have in common."""
+"""What every command shares: how errors leave the program, options they have in common, and the way to a run."""
 from __future__ import annotations
 
 import argparse
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from xmodal.errors import XmodalError
+import torch
+
+from xmodal.checkpoint import RunFolder
+from xmodal.config import Experiment, load_experiment
+from xmodal.data import PairedData
+from xmodal.errors import CheckpointError, ExperimentError, XmodalError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -19,11 +27,22 @@ def command_parser(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which experiment, which data and which run."""
+    parser.add_argument("--model", required=True, metavar="FILE", help="model file, such as models/digits_ccal_cont.py")
+    parser.add_argument("--data", required=True, metavar="DATA",
+                        help="a prepared data set's name, a .h5 or .npz file, or a .py file with load()")
+    parser.add_argument("--tag", help="tells runs of one experiment apart: runs/<experiment>-<tag>")
+    parser.add_argument("--runs", default="runs", metavar="DIR", type=Path, help="where runs are kept (default: runs)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
+
+
 def run_command(body: Callable[[], int], debug: bool) -> int:
     """Runs ``body`` and turns the user's errors into one line on stderr and exit code 2.
 
     ``OSError`` is among them: a full disk or a read-only folder is the user's to mend, too.
     """
+    warnings.showwarning = _warn_in_one_line
     try:
         return body()
     except BrokenPipeError:
@@ -31,8 +50,72 @@ def run_command(body: Callable[[], int], debug: bool) -> int:
     except (XmodalError, OSError) as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _warn_in_one_line(message: Warning | str, category: type[Warning], *rest: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA when there is one.
+
+    Raises:
+        ExperimentError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ExperimentError(f"--device {name} can't be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def run_folder(args: argparse.Namespace) -> RunFolder:
+    """``runs/<experiment>[-<tag>]`` of the given options."""
+    name = Path(args.model).stem
+    if args.tag and (Path(args.tag).name != args.tag or args.tag in (".", "..")):
+        raise ExperimentError(f"--tag becomes part of a folder's name and can't be {args.tag!r}")
+    return RunFolder(args.runs / (f"{name}-{args.tag}" if args.tag else name))
+
+
+def experiment_of(run: RunFolder, about: dict[str, Any]) -> Experiment:
+    """The experiment as it was trained: the run's own copy of the model file, with the run's configuration."""
+    return load_experiment(run.file(RunFolder.EXPERIMENT), overrides=about["config"], name=about.get("experiment"))
+
+
+def require_same_data(run: RunFolder, about: dict[str, Any], data: PairedData) -> None:
+    """Refuses data other than those that a run was trained on: its test pairs may be among the training pairs."""
+    trained = about["data"]
+    if trained["fingerprint"] != data.fingerprint:
+        raise CheckpointError(f"{run.path} was trained on {trained.get('title', 'other data')} "
+                              f"(fingerprint {trained['fingerprint'][:12]}), these are {data.title} "
+                              f"({data.fingerprint[:12]}): evaluate on the same data, or train again")
+
+
+def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device
+               ) -> tuple[torch.nn.Module, dict[str, Any], dict[str, str]]:
+    """A run's model with its weights, on ``device``; its ``config.json``; what the weights' header says."""
+    about = run.config()
+    require_same_data(run, about, data)
+    model = experiment_of(run, about).build_model(data.view1_shape, data.view2_shape)
+    header = run.load_weights(model, weights)
+    return model.to(device).eval(), about, header
+
+
+def describe_data(data: PairedData) -> str:
+    """What is printed when data were loaded: pairs of each split, shapes, and what else must be said."""
+    lines = [f"Data : {data.title}",
+             *(f"{split.name.capitalize():5}: {len(split):,}" for split in data.splits()),
+             f"Views: {_shape(data.view1_shape)} and {_shape(data.view2_shape)}"]
+    return "\n".join(lines + ([data.note] if data.note else []))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " × ".join(str(size) for size in shape)

@@ -1,0 +1,16 @@
+"""Deep CCA (trace norm objective) on MNIST halves."""
+from xmodal import CCALayer, TraceNorm, TrainConfig, TwoTower
+from xmodal.towers import mlp
+
+CONFIG = TrainConfig(dim_latent=50, batch_size=1000, learning_rate=1e-3, max_epochs=25, patience=6,
+                     refinement_steps=1, lr_multiplier=0.1, alpha=1.0)
+
+
+def build_model(view1_shape, view2_shape):
+    return TwoTower(mlp(view1_shape, [500, 300], CONFIG.dim_latent),
+                    mlp(view2_shape, [500, 300], CONFIG.dim_latent),
+                    CCALayer(CONFIG.dim_latent, r1=CONFIG.r1, r2=CONFIG.r2, alpha=CONFIG.alpha))
+
+
+def build_objective():
+    return TraceNorm(rT=CONFIG.rT)

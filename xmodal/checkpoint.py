@@ -1,0 +1,187 @@
+"""The run folder: everything one training leaves behind, each file either whole or not there. Nothing is unpickled."""
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from xmodal.data.atomic import replacing
+from xmodal.errors import CheckpointError, did_you_mean
+
+REFINED = "weights_est_UV.safetensors"
+
+
+class RunFolder:
+    """``runs/<experiment>[-<tag>]/``; DESIGN of the files in the class attributes.
+
+    Args:
+        path: the folder; :meth:`create` makes it, everything else expects it.
+    """
+
+    CONFIG = "config.json"  # resolved configuration, seed, data fingerprint, versions, git commit
+    EXPERIMENT = "experiment.py"  # a copy of the model file
+    WEIGHTS = "weights.safetensors"  # the best model
+    RESUME = "resume.pt"  # the last state of training
+    LOG = "log.jsonl"  # a line per epoch
+    METRICS = "metrics.json"
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def exists(self) -> bool:
+        """Whether a training has been started here."""
+        return self.file(self.CONFIG).exists()
+
+    def create(self, config: Mapping[str, Any], source: str, overwrite: bool = False) -> None:
+        """Starts a run: writes its configuration and a copy of its experiment.
+
+        Raises:
+            CheckpointError: there is a run already, and ``overwrite`` is not set.
+        """
+        if self.exists and not overwrite:
+            raise CheckpointError(f"{self.path} holds a run already: --resume continues it, --tag NAME starts another "
+                                  "beside it, --overwrite replaces it")
+        if self.path.is_dir():  # config.json goes first: without it a half-cleared folder is no run
+            known = (self.CONFIG, self.EXPERIMENT, self.WEIGHTS, self.RESUME, self.LOG)
+            leftovers = [*(self.file(name) for name in known), *self.path.glob("metrics*.json"),
+                         self.file(REFINED), *self.path.glob(".*.tmp")]
+            for leftover in leftovers:
+                leftover.unlink(missing_ok=True)
+        with replacing(self.file(self.EXPERIMENT)) as path:
+            path.write_text(source, encoding="utf-8")
+        self.write_json(self.CONFIG, config)
+
+    # -- JSON -------------------------------------------------------------------------------------------------------
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        with replacing(self.file(name)) as path:
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def config(self) -> dict[str, Any]:
+        """The run's ``config.json``.
+
+        Raises:
+            CheckpointError: no such run, or not what :meth:`create` wrote.
+        """
+        if not self.exists:
+            near = [p.parent.name for p in self.path.parent.glob(f"*/{self.CONFIG}")]
+            hint = did_you_mean(self.path.name, near) if near else "train it first with run_train.py"
+            raise CheckpointError(f"there is no run in {self.path}: {hint}")
+        content = self._read_json(self.CONFIG)
+        required = {"config": dict, "seed": int, "data": dict}
+        wrong = [name for name, kind in required.items() if not isinstance(content.get(name), kind)]
+        if wrong or not isinstance(content["data"].get("fingerprint"), str):
+            raise CheckpointError(f"{self.file(self.CONFIG)} lacks {', '.join(wrong) or 'data.fingerprint'}: "
+                                  "it is damaged, or was written by something else")
+        return content
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self.file(name).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{self.file(name)} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{self.file(name)} is damaged: expected an object")
+        return content
+
+    def write_log(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        with replacing(self.file(self.LOG)) as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+    # -- weights ----------------------------------------------------------------------------------------------------
+
+    def save_weights(self, state: Mapping[str, Tensor], name: str = WEIGHTS, **about: object) -> None:
+        """Writes a model's ``state_dict``; ``about`` goes into the file's header as text."""
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+        with replacing(self.file(name)) as path:
+            save_file(tensors, path, metadata={key: str(value) for key, value in about.items()})
+
+    def load_weights(self, model: nn.Module, name: str = WEIGHTS) -> dict[str, str]:
+        """Fills ``model``, strictly: every name and shape must fit. Returns what the header says about them.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or another model's.
+        """
+        path = self.file(name)
+        if not path.exists():
+            hint = "run refine_cca.py first" if name == REFINED else "no epoch of it was finished; --resume continues"
+            raise CheckpointError(f"{path} is missing: {hint}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+            tensors = load_file(path)
+        except (SafetensorError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        load_strictly(model, tensors, str(path))
+        return about
+
+    # -- the state of training --------------------------------------------------------------------------------------
+
+    def save_resume(self, state: Mapping[str, Any]) -> None:
+        with replacing(self.file(self.RESUME)) as path:
+            torch.save(dict(state), path)
+
+    def load_resume(self) -> dict[str, Any] | None:
+        """The last saved state of training; None when the run was stopped before there was one."""
+        path = self.file(self.RESUME)
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # torch.load raises half a dozen kinds on damaged files, none of them documented
+            raise CheckpointError(f"{path} is damaged ({type(error).__name__}): --overwrite starts again") from error
+        if not isinstance(state, dict):
+            raise CheckpointError(f"{path} is damaged: expected a dictionary; --overwrite starts again")
+        return state
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """``model.load_state_dict`` with an error that names the first misfits of each kind."""
+    own = model.state_dict()
+    missing = sorted(own.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - own.keys())
+    shapes = [f"{name} is {tuple(tensors[name].shape)} there and {tuple(own[name].shape)} in the model"
+              for name in sorted(own.keys() & tensors.keys()) if own[name].shape != tensors[name].shape]
+    problems = [f"{len(names)} {kind} (first: {names[0]})"
+                for kind, names in (("missing", missing), ("unexpected", unexpected)) if names]
+    problems += shapes[:2] + ([f"and {len(shapes) - 2} more"] if len(shapes) > 2 else [])
+    if problems:
+        raise CheckpointError(f"{origin} does not fit the model: {'; '.join(problems)}")
+    model.load_state_dict(dict(tensors))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and git commit for ``config.json``: what one needs to run the same again."""
+    packages = ("xmodal", "torch", "numpy", "scipy", "scikit-learn", "h5py")
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {"versions": versions, "git_commit": _git_commit()}
+
+
+def _git_commit() -> str | None:
+    """The commit of the working folder, with ``-dirty`` when tracked files differ from it; None outside of git."""
+    try:
+        answer = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], timeout=10,
+                                capture_output=True, text=True, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,44 @@
+"""Re-estimates the CCA projection of a trained run on other training pairs; run_eval.py --estimate_UV uses it.
+
+  python refine_cca.py --model models/iapr_ccal_cont.py --data iapr
+  python refine_cca.py --model models/iapr_ccal_cont.py --data iapr --n_train 5000
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from xmodal.checkpoint import REFINED, RunFolder
+from xmodal.cli.common import add_run_options, command_parser, load_model, pick_device, run_command, run_folder
+from xmodal.data import load_data, pair_batches
+from xmodal.errors import DataError, ExperimentError
+from xmodal.evaluator import EMBED_BATCH, tower_precision
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = command_parser(__doc__)
+    add_run_options(parser)
+    parser.add_argument("--n_train", type=int, metavar="N", help="how many training pairs to use (default: all)")
+    args = parser.parse_args(argv)
+    return run_command(lambda: refine(args), args.debug)
+
+
+def refine(args: argparse.Namespace) -> int:
+    """Refits a run's head and keeps the result beside its weights; returns the exit code."""
+    run = run_folder(args)
+    device = pick_device(args.device)
+    run.config()
+    data = load_data(args.data)
+    train = data.train
+    if args.n_train is not None:
+        if not 2 <= args.n_train <= len(train):
+            raise DataError(f"--n_train must be from 2 to {len(train):,} (the training pairs), got {args.n_train:,}")
+        train = train.take(args.n_train)
+    model, about, _ = load_model(run, data, RunFolder.WEIGHTS, device)
+    with tower_precision(about["config"].get("precision", "float32"), device):
+        seen = model.refit((b.view1, b.view2) for b in pair_batches(train, EMBED_BATCH, device=device))
+    if seen == 0:
+        raise ExperimentError(f"{run.path}: this model keeps no statistics that could be estimated again")
+    run.save_weights(model.state_dict(), REFINED, n_train=seen)
+    print(f"projection estimated on {seen:,} training pairs of {data.title}: {run.file(REFINED)}")
+    return 0

@@ -1,0 +1,81 @@
+"""Evaluates a trained run on the test pairs: prints one direction, writes both to metrics.json.
+
+  python run_eval.py --model models/digits_ccal_cont.py --data digits
+  python run_eval.py --model models/digits_ccal_cont.py --data digits --V2_to_V1
+  python run_eval.py --model models/iapr_ccal_cont.py --data iapr --ci --linear_cca
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from xmodal.checkpoint import REFINED, RunFolder
+from xmodal.cli.common import (
+    add_run_options,
+    command_parser,
+    describe_data,
+    load_model,
+    pick_device,
+    run_command,
+    run_folder,
+)
+from xmodal.data import load_data
+from xmodal.errors import DataError
+from xmodal.evaluator import evaluate, linear_cca_baseline
+from xmodal.report import baseline_line, evaluation_block
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = command_parser(__doc__)
+    add_run_options(parser)
+    parser.add_argument("--V2_to_V1", action="store_true", help="print the other direction: view 2 asks for view 1")
+    parser.add_argument("--split", choices=("test", "valid", "train"), default="test", help="default: test")
+    parser.add_argument("--n_test", type=int, metavar="N", help="evaluate on the first N pairs only")
+    parser.add_argument("--estimate_UV", action="store_true", help="use the projection that refine_cca.py estimated")
+    parser.add_argument("--ci", action="store_true", help="add bootstrap 95 %% intervals over queries")
+    parser.add_argument("--seed", type=int, default=23, help="of the bootstrap (default: 23)")
+    parser.add_argument("--linear_cca", action="store_true", help="also fit and print linear CCA of the raw views")
+    parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
+    args = parser.parse_args(argv)
+    return run_command(lambda: run_eval(args), args.debug)
+
+
+def run_eval(args: argparse.Namespace) -> int:
+    """One evaluation, from options to report; returns the exit code."""
+    run = run_folder(args)
+    device = pick_device(args.device)
+    run.config()  # a missing run is said before data are read
+    data = load_data(args.data)
+    chosen = getattr(data, args.split)
+    if args.n_test is not None and not 1 <= args.n_test <= len(chosen):
+        raise DataError(f"--n_test must be from 1 to {len(chosen):,} (the {args.split} pairs), got {args.n_test:,}")
+    model, about, header = load_model(run, data, REFINED if args.estimate_UV else RunFolder.WEIGHTS, device)
+    precision = about["config"].get("precision", "float32")
+    options = {"split": args.split, "n_test": args.n_test, "intervals": args.ci, "seed": args.seed}
+    metrics = evaluate(model, data, device=device, precision=precision, **options)  # type: ignore[arg-type]
+    metrics |= {"experiment": about.get("experiment"), "tag": about.get("tag"), "seed": about["seed"],
+                "data": data.name, "fingerprint": data.fingerprint, "synthetic": data.synthetic,
+                "weights": {"file": REFINED if args.estimate_UV else RunFolder.WEIGHTS, **header}}
+    if args.linear_cca:
+        metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)  # type: ignore[arg-type]
+    run.write_json(_metrics_file(args), metrics)
+    if args.json:
+        json.dump(metrics, sys.stdout, indent=2)
+        print()
+        return 0
+    direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
+    print(describe_data(data))
+    print()
+    print(evaluation_block(metrics, direction, f"{run.path.name} on {data.title}, {args.split} pairs, {direction}"))
+    if args.linear_cca:
+        print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
+    return 0
+
+
+def _metrics_file(args: argparse.Namespace) -> str:
+    """``metrics.json`` is for all test pairs; anything else has a name that says so."""
+    parts = ["metrics", *([] if args.split == "test" else [args.split]),
+             *([f"n{args.n_test}"] if args.n_test is not None else []), *(["est_UV"] if args.estimate_UV else [])]
+    return "_".join(parts) + ".json"

@@ -1,0 +1,127 @@
+"""Trains an experiment and keeps what it leaves in runs/<experiment>[-<tag>]/.
+
+  python run_train.py --model models/digits_ccal_cont.py --data digits
+  python run_train.py --model models/iapr_ccal_cont.py --data iapr --seed 1 --tag seed1
+  python run_train.py --model models/x.py --data mine.npz --set batch_size=500 --set alpha=auto
+  python run_train.py --model models/x.py --data mine.npz --resume
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from xmodal.checkpoint import RunFolder, environment
+from xmodal.cli.common import (
+    add_run_options,
+    command_parser,
+    describe_data,
+    experiment_of,
+    pick_device,
+    require_same_data,
+    run_command,
+    run_folder,
+)
+from xmodal.config import Experiment, load_experiment, parse_override
+from xmodal.data import PairedData, load_data
+from xmodal.errors import CheckpointError, ExperimentError
+from xmodal.report import display_for
+from xmodal.trainer import FitResult, check_experiment, fit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = command_parser(__doc__)
+    add_run_options(parser)
+    parser.add_argument("--seed", type=int, help="of initial weights and order of batches (default: 23)")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
+                        help="replaces a field of the experiment's CONFIG for this run; may be repeated")
+    parser.add_argument("--precision", choices=("float32", "bf16"), help="bf16: towers in bfloat16 autocast")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    parser.add_argument("--show_architecture", action="store_true", help="print model and objective before training")
+    parser.add_argument("--no_dump", action="store_true", help="keep nothing: no run folder is made")
+    parser.add_argument("--stream", action="store_true", help="read batches from the file instead of loading it")
+    args = parser.parse_args(argv)
+    return run_command(lambda: train(args), args.debug)
+
+
+def train(args: argparse.Namespace) -> int:
+    """One training, from options to run folder; returns the exit code."""
+    run = None if args.no_dump else run_folder(args)
+    if args.no_dump and args.resume:
+        raise ExperimentError("--no_dump keeps nothing that --resume could continue: leave one out")
+    resume = args.resume and run is not None and run.exists
+    overrides = dict(parse_override(text) for text in args.overrides)
+    if args.precision:
+        overrides["precision"] = args.precision
+    device = pick_device(args.device)
+    about = run.config() if run is not None and resume else None
+    if run is not None and about is not None:
+        seed = _same_seed(run, about, args.seed)
+        experiment = _same_experiment(run, about, overrides)
+    else:
+        seed = 23 if args.seed is None else args.seed
+        experiment = load_experiment(args.model, overrides)
+    if run is not None and run.exists and not resume and not args.overwrite:
+        run.create({}, "")  # refuses, before data are read
+    data = load_data(args.data, stream=True if args.stream else None)
+    print(describe_data(data))
+    if run is not None and about is not None:
+        require_same_data(run, about, data)
+    torch.manual_seed(seed)
+    model = experiment.build_model(data.view1_shape, data.view2_shape)
+    objective = experiment.build_objective()
+    if args.show_architecture:
+        print(model, objective, sep="\n")
+    check_experiment(model, objective, data)
+    if run is not None and about is None:
+        run.create(describe_run(experiment, data, args, seed, str(device)), experiment.source, args.overwrite)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"Model: {experiment.name}, {parameters:,} parameters, seed {seed}, {device}")
+    result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
+                 display=display_for(sys.stdout))
+    return _conclude(result, run)
+
+
+def _same_seed(run: RunFolder, about: dict[str, Any], seed: int | None) -> int:
+    if seed is not None and seed != about["seed"]:
+        raise CheckpointError(f"{run.path} was started with --seed {about['seed']}; a resumed run keeps it")
+    return int(about["seed"])
+
+
+def _same_experiment(run: RunFolder, about: dict[str, Any], overrides: dict[str, Any]) -> Experiment:
+    """The run's own experiment. Only how long to train may change when it is resumed."""
+    changed = [name for name, value in overrides.items()
+               if name != "max_epochs" and about["config"].get(name, value) != value]
+    if changed:
+        raise CheckpointError(f"{run.path} was started with {changed[0]}={about['config'][changed[0]]!r}; a resumed run "
+                              "keeps its settings (only max_epochs may change); --tag starts another")
+    return experiment_of(run, {**about, "config": {**about["config"], **overrides}})
+
+
+def describe_run(experiment: Experiment, data: PairedData, args: argparse.Namespace, seed: int, device: str
+                 ) -> dict[str, Any]:
+    """The content of ``config.json``."""
+    return {
+        "experiment": experiment.name, "tag": args.tag, "seed": seed, "device": device,
+        "config": dataclasses.asdict(experiment.config),
+        "data": {"spec": args.data, "name": data.name, "title": data.title, "version": data.version,
+                 "source": data.source, "licence": data.licence, "synthetic": data.synthetic,
+                 "split_seed": data.split_seed, "fingerprint": data.fingerprint,
+                 "view1_shape": list(data.view1_shape), "view2_shape": list(data.view2_shape),
+                 "pairs": {split.name: len(split) for split in data.splits()}},
+        **environment(),
+    }
+
+
+def _conclude(result: FitResult, run: RunFolder | None) -> int:
+    where = f" in {run.path}" if run is not None else ""
+    if result.signal is not None:
+        print(f"stopped after epoch {len(result.log)}; --resume continues{where}")
+        return 128 + result.signal
+    print(f"finished ({result.finished}): best validation MRR {result.best_value:.4f} in epoch {result.best_epoch}{where}")
+    return 0

@@ -1,0 +1,42 @@
+"""Why a loss is not finite, in words."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.covariance import batch_moments
+from xmodal.data import Batch
+from xmodal.linalg import describe_spectrum
+from xmodal.networks import evaluating
+
+
+def diagnose(model: nn.Module, batch: Batch) -> str:
+    """Looks for the cause of a non-finite loss where it can be: input rows, parameters, tower outputs, covariances.
+
+    Returns:
+        Phrases joined by semicolons; the smallest eigenvalues of the batch's covariances are always among them when
+        the model has towers.
+    """
+    findings = []
+    for name, view in (("view1", batch.view1), ("view2", batch.view2)):
+        findings += _bad_rows(f"input {name}", view)
+    broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if broken:
+        findings.append(f"{len(broken)} parameters are not finite (first: {broken[0]}): the step before diverged; "
+                        "try a smaller learning_rate or clip_norm")
+    tower1, tower2 = getattr(model, "tower1", None), getattr(model, "tower2", None)
+    if isinstance(tower1, nn.Module) and isinstance(tower2, nn.Module):
+        with evaluating(model):
+            a, b = tower1(batch.view1).double(), tower2(batch.view2).double()
+        findings += _bad_rows("tower output view1", a) + _bad_rows("tower output view2", b)
+        moments = batch_moments(a, b)
+        findings.append(f"covariance of view1: {describe_spectrum(moments.S11)}")
+        findings.append(f"covariance of view2: {describe_spectrum(moments.S22)}")
+    return "; ".join(findings) or "inputs and parameters are finite"
+
+
+def _bad_rows(what: str, values: Tensor) -> list[str]:
+    rows = torch.nonzero(~torch.isfinite(values.flatten(1)).all(dim=1)).flatten().tolist()
+    if not rows:
+        return []
+    return [f"{what} is not finite in {len(rows)} of {len(values)} rows (first: {rows[:5]})"]

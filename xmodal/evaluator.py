@@ -1,0 +1,108 @@
+"""Embeds a split and reports its metrics. What is computed is in :mod:`xmodal.metrics`; this only brings it together."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.data import PairedData, PairSplit, pair_batches, view_batches
+from xmodal.linear import LinearCCA
+from xmodal.metrics import (
+    DIRECTIONS,
+    bootstrap_interval,
+    canonical_correlation,
+    retrieval_metrics,
+    retrieval_ranks,
+    sum_correlation,
+)
+from xmodal.networks import evaluating
+
+#: Items per forward pass when embedding; a matter of memory only.
+EMBED_BATCH = 1000
+#: What a bootstrap interval is given for.
+WITH_INTERVAL = ("r1", "r5", "r10", "r25", "median_rank", "mean_rank", "mrr")
+
+
+class TwoViewModel(Protocol):
+    """What the evaluator needs of a model: either view on its own."""
+
+    def embed_view1(self, x: Tensor) -> Tensor: ...
+
+    def embed_view2(self, y: Tensor) -> Tensor: ...
+
+
+def tower_precision(precision: str, device: str | torch.device) -> AbstractContextManager[None]:
+    """bfloat16 autocast for ``"bf16"``, nothing for ``"float32"``. Heads leave it by themselves."""
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def embed(model: TwoViewModel, split: PairSplit, *, device: str | torch.device = "cpu", precision: str = "float32"
+          ) -> tuple[Tensor, Tensor]:
+    """The items of both views, each embedded once and without the other view: (n1, d) and (n2, d) on ``device``."""
+    return tuple(torch.cat(list(_embed_view(model, split, view, device, precision))) for view in (1, 2))  # type: ignore[return-value]
+
+
+def _embed_view(model: TwoViewModel, split: PairSplit, view: int, device: str | torch.device, precision: str
+                ) -> Iterator[Tensor]:
+    project = model.embed_view1 if view == 1 else model.embed_view2
+    module = model if isinstance(model, nn.Module) else nn.Identity()
+    with evaluating(module), tower_precision(precision, device):
+        for items in view_batches(split, view, EMBED_BATCH, device=device):
+            yield project(items)
+
+
+def evaluate(model: TwoViewModel, data: PairedData, split: str = "test", *, n_test: int | None = None,
+             device: str | torch.device = "cpu", precision: str = "float32", intervals: bool = False, seed: int = 0
+             ) -> dict[str, Any]:
+    """All metrics of a model on a split.
+
+    Args:
+        model: anything with ``embed_view1`` and ``embed_view2``.
+        data: its training pairs fit the projection of the canonical correlation.
+        split: "test", "valid" or "train".
+        n_test: only the first so many pairs.
+        device, precision: where and how to run the towers.
+        intervals: also bootstrap 95 % intervals over queries, as ``"intervals"`` of each direction.
+        seed: of the bootstrap.
+
+    Returns:
+        ``{"V1_to_V2": {...}, "V2_to_V1": {...}, "sum_correlation", "canonical_correlation", "dim", "split", "n_pairs"}``;
+        see :func:`xmodal.metrics.retrieval_metrics`. Rates are percent.
+
+    Raises:
+        NumericalError: an embedding is not finite; names view and rows.
+    """
+    chosen: PairSplit = getattr(data, split)
+    if n_test is not None:
+        chosen = chosen.take(n_test)
+    z1, z2 = embed(model, chosen, device=device, precision=precision)
+    labels1, labels2 = chosen.labels, _partner_labels(chosen)
+    ranks = retrieval_ranks(z1, z2, chosen.pairs)
+    report: dict[str, Any] = retrieval_metrics(z1, z2, chosen.pairs, labels1=labels1, labels2=labels2, ranks=ranks)
+    if intervals:
+        for direction in DIRECTIONS:
+            report[direction]["intervals"] = {key: bootstrap_interval(getattr(ranks, direction), key, seed=seed)[1:]
+                                              for key in WITH_INTERVAL}
+    fit = embed(model, data.train, device=device, precision=precision)
+    return {**report,
+            "sum_correlation": sum_correlation(z1, z2, chosen.pairs),
+            "canonical_correlation": canonical_correlation(z1, z2, fit, chosen.pairs, data.train.pairs),
+            "dim": z1.shape[1], "split": split, "n_pairs": len(chosen)}
+
+
+def _partner_labels(split: PairSplit) -> Tensor | None:
+    """Labels of view-2 items: those of their partners in view 1; -1 for an item without one."""
+    if split.labels is None or split.pairs is None:
+        return split.labels
+    labels = torch.full((len(split.view2),), -1, dtype=split.labels.dtype)
+    labels[split.pairs[:, 1]] = split.labels[split.pairs[:, 0]]
+    return labels
+
+
+def linear_cca_baseline(data: PairedData, dim: int) -> LinearCCA:
+    """Linear CCA of the raw views, fitted on the training pairs: what a deep model has to beat."""
+    width = min(dim, *(torch.Size(shape).numel() for shape in (data.view1_shape, data.view2_shape)))
+    return LinearCCA(width).fit((b.view1, b.view2) for b in pair_batches(data.train, EMBED_BATCH))

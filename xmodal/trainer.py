@@ -1,0 +1,398 @@
+"""``fit()``: the only training loop."""
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.checkpoint import RunFolder, load_strictly
+from xmodal.config import TrainConfig
+from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
+from xmodal.diagnosis import diagnose
+from xmodal.errors import CheckpointError, ExperimentError, NumericalError
+from xmodal.evaluator import embed, tower_precision
+from xmodal.layers import Embedded
+from xmodal.metrics import PRIMARY, retrieval_metrics
+from xmodal.networks import evaluating
+
+#: Training metrics are computed on this many training pairs at most, and never on more than there are to validate.
+TRAIN_PROBE = 2000
+#: The resume state is written when the time since the last writing is this many times what writing took.
+SAVE_COST_FACTOR = 20
+
+
+class Display(Protocol):
+    """What a training shows while it runs; see :mod:`xmodal.report` for the ones that the commands use."""
+
+    def batch(self, epoch: int, done: int, total: int, loss: float) -> None: ...
+
+    def epoch(self, line: dict[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def batch(self, epoch: int, done: int, total: int, loss: float) -> None: ...
+
+    def epoch(self, line: dict[str, Any]) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where a training stands: all of it but the tensors. Written into the resume state as plain values."""
+
+    learning_rate: float
+    patience: int
+    patience_left: int
+    refinements_left: int
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the one after
+    loss_sum: float = 0.0  # of these batches
+    seconds: float = 0.0  # spent on them
+    best_epoch: int = 0
+    best_value: float = -math.inf
+    finished: str = ""  # why training ended
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What :func:`fit` returns; the model itself holds the best weights."""
+
+    log: list[dict[str, Any]]  #: a line per epoch, as in log.jsonl
+    best_epoch: int
+    best_value: float  #: of the primary metric on the validation pairs
+    finished: str  #: "patience", "max_epochs", or "interrupted by SIGINT"
+    signal: int | None = None  #: the signal that stopped training, if one did
+
+
+def fit(model: nn.Module, objective: nn.Module, data: PairedData, config: TrainConfig, *, seed: int = 23,
+        run: RunFolder | None = None, resume: bool = False, device: str | torch.device = "cpu",
+        display: Display | None = None) -> FitResult:
+    """Trains ``model`` on ``data.train`` and keeps the weights that do best on ``data.valid``.
+
+    Each epoch: shuffled batches, a refit of the head's statistics on all training pairs, validation. Without a better
+    validation MRR for ``config.patience`` epochs, the best model is reloaded with its optimizer state and refined with
+    a smaller learning rate, ``config.refinement_steps`` times. The order of batches depends on ``seed`` and the epoch
+    alone, so a resumed training takes the same steps as an undisturbed one.
+
+    SIGINT (Ctrl-C) and SIGTERM end training after the current batch, with its state saved.
+
+    Args:
+        model: towers and head (DESIGN section 1). Initialise it under ``torch.manual_seed(seed)``.
+        objective: maps ``(Embedded, pairs)`` to the loss.
+        data: what to train and validate on; the test split is not touched.
+        config: the experiment's settings.
+        seed: of the order of batches.
+        run: where to keep weights, log and resume state; None keeps nothing.
+        resume: continue from the state in ``run``; the beginning, if there is none yet.
+        device: where the model is trained.
+        display: shows progress.
+
+    Raises:
+        ExperimentError: model, objective and data don't fit together.
+        NumericalError: the loss is not finite; the message says where and why, the best weights stay.
+        CheckpointError: the state to resume is damaged, or another model's.
+    """
+    check_experiment(model, objective, data)
+    training = _Training(model.to(device), objective.to(device), data, config, seed, run, torch.device(device),
+                         display or Silent())
+    if resume:
+        training.restore()
+    return training.run()
+
+
+def check_experiment(model: nn.Module, objective: nn.Module, data: PairedData) -> None:
+    """A step on two pairs with a copy of the model: mistakes surface before anything is written.
+
+    Raises:
+        ExperimentError: says which part doesn't fit.
+    """
+    batch = next(pair_batches(data.train.take(2), 2))
+    head = type(getattr(model, "head", model)).__name__
+    state = torch.get_rng_state()
+    try:
+        trial, trial_objective = copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu()
+        embedded = trial(batch.view1, batch.view2)
+        if not isinstance(embedded, Embedded):
+            raise ExperimentError(f"the model's forward must return xmodal.Embedded, got {type(embedded).__name__}")
+        trial_objective(embedded, batch.pairs)
+    except ExperimentError as error:
+        raise ExperimentError(str(error).replace("this one does not", f"{head} does not")) from error
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        shapes = f"{data.view1_shape} and {data.view2_shape}"
+        raise ExperimentError(f"the model can't take a step on items of shape {shapes}: {error}") from error
+    finally:
+        torch.set_rng_state(state)
+
+
+class _Training:
+    """One run of :func:`fit`."""
+
+    def __init__(self, model: nn.Module, objective: nn.Module, data: PairedData, config: TrainConfig, seed: int,
+                 run: RunFolder | None, device: torch.device, display: Display) -> None:
+        self.model, self.objective, self.data, self.config = model, objective, data, config
+        self.seed, self.folder, self.device, self.display = seed, run, device, display
+        self.optimizer = make_optimizer([model, objective], config)
+        self.progress = Progress(config.learning_rate, config.patience, config.patience, config.refinement_steps)
+        self.best: dict[str, Any] = {}
+        self.n_batches = n_batches(data.train, config.batch_size)
+        self.probe = data.train.take(min(TRAIN_PROBE, len(data.valid), len(data.train)))
+        self.stopped_by: int | None = None
+        self._saved_at = time.monotonic()
+        self._save_seconds = 0.0
+
+    def run(self) -> FitResult:
+        progress = self.progress
+        try:
+            with self._stop_on_signals():
+                if not (progress.finished or progress.epoch or progress.batch):
+                    self._first_statistics()
+                while not progress.finished and self.stopped_by is None:
+                    self._train_epoch()
+                    if progress.batch == self.n_batches:
+                        self._end_epoch()
+                if self.stopped_by is not None and not progress.finished:
+                    self._save()
+        finally:
+            self._load_best()
+        finished = progress.finished
+        if self.stopped_by is not None and not finished:
+            finished = f"interrupted by {signal.Signals(self.stopped_by).name}"
+        return FitResult(progress.log, progress.best_epoch, progress.best_value, finished, self.stopped_by)
+
+    # -- an epoch ---------------------------------------------------------------------------------------------------
+
+    def _first_statistics(self) -> None:
+        """Blended statistics need something to start from: the training pairs as the fresh towers see them."""
+        with tower_precision(self.config.precision, self.device):
+            self.model.refit(self._batches(0), train_mode=True)
+
+    def _batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self._pair_batches(epoch, start):
+            yield batch.view1, batch.view2
+
+    def _pair_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return pair_batches(self.data.train, self.config.batch_size, seed=self.seed, epoch=epoch, start=start,
+                            device=self.device)
+
+    def _train_epoch(self) -> None:
+        """Takes the epoch's remaining steps, or those until a signal asks for a stop."""
+        progress = self.progress
+        self.model.train()
+        self.objective.train()
+        begun, seconds_before = time.perf_counter(), progress.seconds
+        for batch in self._pair_batches(progress.epoch + 1, progress.batch):
+            loss = self._step(batch)
+            progress.batch += 1
+            progress.loss_sum += loss
+            progress.seconds = seconds_before + time.perf_counter() - begun
+            self.display.batch(progress.epoch + 1, progress.batch, self.n_batches, progress.loss_sum / progress.batch)
+            if self.stopped_by is not None:
+                break
+
+    def _step(self, batch: Batch) -> float:
+        where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            with tower_precision(self.config.precision, self.device):
+                embedded = self.model(batch.view1, batch.view2)
+            loss = self.objective(embedded, batch.pairs)
+        except NumericalError as error:
+            raise NumericalError(f"training stopped in {where}: {error}; {self._diagnosis(batch)}") from error
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NumericalError(f"training stopped in {where}: the loss is {value}; {self._diagnosis(batch)}")
+        loss.backward()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return value
+
+    def _diagnosis(self, batch: Batch) -> str:
+        kept = f"; the best model so far (epoch {self.progress.best_epoch}) is kept" if self.progress.best_epoch else ""
+        return diagnose(self.model, batch) + kept
+
+    def _end_epoch(self) -> None:
+        progress, started = self.progress, time.perf_counter()
+        line = self._validate()
+        progress.epoch += 1
+        improved = self._judge(line[f"{PRIMARY.key}_va"])
+        line = {"epoch": progress.epoch, "loss_tr": progress.loss_sum / max(progress.batch, 1), **line,
+                "lr": progress.learning_rate, "seconds": progress.seconds + time.perf_counter() - started,
+                "seconds_train": progress.seconds, "best": improved, "patience_left": progress.patience_left,
+                "refinement": self.config.refinement_steps - progress.refinements_left}
+        progress.log.append(line)
+        progress.batch, progress.loss_sum, progress.seconds = 0, 0.0, 0.0
+        self.display.epoch(line)
+        self._refine_or_finish()
+        self._keep(improved)
+
+    def _validate(self) -> dict[str, Any]:
+        with tower_precision(self.config.precision, self.device):
+            refit_pairs = self.model.refit(self._batches(0))
+        loss, z1, z2 = self._embed_with_loss(self.data.valid)
+        pairs = self.data.valid.pairs
+        valid = retrieval_metrics(z1, z2, pairs)
+        z1, z2 = embed(self.model, self.probe, device=self.device, precision=self.config.precision)
+        train = retrieval_metrics(z1, z2, self.probe.pairs)
+        line: dict[str, Any] = {"loss_va": loss, "refit_pairs": refit_pairs}
+        for suffix, metrics in (("tr", train), ("va", valid)):
+            for key in ("mrr", "median_rank", "r1", "r10", "mean_distance"):
+                directions = metrics["V1_to_V2"][key], metrics["V2_to_V1"][key]
+                line[f"{key}_{suffix}"] = sum(directions) / 2
+                if suffix == "va":
+                    line[f"{key}_V1_to_V2_va"], line[f"{key}_V2_to_V1_va"] = directions
+        return line
+
+    def _embed_with_loss(self, split: PairSplit) -> tuple[float, Tensor, Tensor]:
+        """The objective over a split in eval mode, and its items' embeddings."""
+        losses, rows1, rows2 = [], [], []
+        self.objective.eval()
+        with evaluating(self.model):
+            for batch in pair_batches(split, self.config.batch_size, device=self.device):
+                with tower_precision(self.config.precision, self.device):
+                    embedded = self.model(batch.view1, batch.view2)
+                losses.append(float(self.objective(embedded, batch.pairs)) * len(batch.pairs))
+                rows1.append(embedded.view1)
+                rows2.append(embedded.view2)
+        loss = sum(losses) / len(split)
+        if split.pairs is None:
+            return loss, torch.cat(rows1), torch.cat(rows2)
+        z1, z2 = embed(self.model, split, device=self.device, precision=self.config.precision)
+        return loss, z1, z2
+
+    # -- which model is best, and when to stop ----------------------------------------------------------------------
+
+    def _judge(self, value: float) -> bool:
+        """Books an epoch's validation value; True when it is the best so far."""
+        progress = self.progress
+        sign = 1 if PRIMARY.high_is_better else -1
+        if sign * value <= progress.best_value:
+            progress.patience_left -= 1
+            return False
+        progress.best_value, progress.best_epoch = sign * value, progress.epoch
+        progress.patience_left = progress.patience
+        self.best = {"model": copy.deepcopy(self.model.state_dict()),
+                     "optimizer": copy.deepcopy(self.optimizer.state_dict())}
+        return True
+
+    def _refine_or_finish(self) -> None:
+        progress, config = self.progress, self.config
+        if progress.epoch >= config.max_epochs:
+            progress.finished = "max_epochs"
+        elif progress.patience_left <= 0 and progress.refinements_left == 0:
+            progress.finished = "patience"
+        elif progress.patience_left <= 0:
+            progress.refinements_left -= 1
+            progress.learning_rate *= config.lr_multiplier
+            progress.patience = min(progress.patience, config.refinement_patience)
+            progress.patience_left = progress.patience
+            self._load_best()
+            self._set_optimizer(self.best["optimizer"])
+            self.display.note(f"refining the best model (epoch {progress.best_epoch}) with learning rate "
+                              f"{progress.learning_rate:.2g}")
+
+    def _load_best(self) -> None:
+        if self.best:
+            self.model.load_state_dict(self.best["model"])
+
+    def _set_optimizer(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(copy.deepcopy(state))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.progress.learning_rate
+
+    # -- keeping and resuming ---------------------------------------------------------------------------------------
+
+    def _keep(self, improved: bool) -> None:
+        if self.folder is None:
+            return
+        if improved:
+            self._write_best()
+        self.folder.write_log(self.progress.log)
+        since = time.monotonic() - self._saved_at
+        if self.progress.finished or since >= SAVE_COST_FACTOR * self._save_seconds:
+            self._save()
+
+    def _write_best(self) -> None:
+        if self.folder is not None:
+            self.folder.save_weights(self.best["model"], epoch=self.progress.best_epoch)
+
+    def _save(self) -> None:
+        """Writes the resume state. It alone says where training stands; log and weights follow from it."""
+        if self.folder is None:
+            return
+        started = time.monotonic()
+        self.folder.save_resume({"progress": asdict(self.progress), "model": self.model.state_dict(),
+                                 "optimizer": self.optimizer.state_dict(), "best": self.best,
+                                 "objective": self.objective.state_dict(), "rng": torch.get_rng_state(),
+                                 "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []})
+        self._saved_at = time.monotonic()
+        self._save_seconds = self._saved_at - started
+
+    def restore(self) -> None:
+        """Takes up the state in the run folder, and rewrites the log and the best weights to agree with it."""
+        if self.folder is None:
+            raise CheckpointError("resume needs a run folder")
+        state = self.folder.load_resume()
+        if state is None:
+            self.display.note("nothing was saved yet: starting from the beginning")
+            return
+        try:
+            self.progress = Progress(**state["progress"])
+            load_strictly(self.model, state["model"], str(self.folder.file(RunFolder.RESUME)))
+            self.objective.load_state_dict(state["objective"])
+            self._set_optimizer(state["optimizer"])
+            torch.set_rng_state(state["rng"])
+            self.best = state["best"]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"{self.folder.file(RunFolder.RESUME)} is damaged ({error}): --overwrite starts "
+                                  "again") from error
+        if self.device.type == "cuda" and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.folder.write_log(self.progress.log)
+        if self.best:
+            self._write_best()
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop after the current batch; a second one stops at once."""
+        def ask(number: int, frame: object) -> None:
+            if self.stopped_by is not None:
+                raise KeyboardInterrupt
+            self.stopped_by = number
+
+        previous: dict[int, Any] = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, ask)
+        except ValueError:  # not in the main thread: signals are somebody else's
+            previous = {}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def make_optimizer(modules: list[nn.Module], config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam over all parameters, with classic L2 (loss + ``l2·Σw²``, gradient ``2·l2·w``) or decoupled decay."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if not parameters:
+        raise ExperimentError("the model has no parameters to train")
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    if config.decoupled:
+        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.l2, fused=fused)
+    return torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=2 * config.l2, fused=fused)
