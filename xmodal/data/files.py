@@ -1,0 +1,358 @@
+"""Reading and writing data sets: one HDF5 or NPZ file each. Nothing is ever unpickled."""
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from xmodal.data.atomic import creating_h5, replacing
+from xmodal.data.checks import one_line
+from xmodal.data.pairs import SPLITS, ArrayHash, PairedData, PairSplit, View, as_integers, named_arrays
+from xmodal.data.splitting import split_table
+from xmodal.data.streamed import StreamedView, open_h5, to_float32
+from xmodal.errors import DataError, did_you_mean
+
+_VIEWS = ("view1", "view2")
+_TABLES = ("pairs", "labels")
+_TEXTS = ("ids", "caption1", "caption2")
+_KEYS = (*_VIEWS, *_TABLES, *_TEXTS)
+_ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note")
+
+
+def write_h5(data: PairedData, path: str | Path) -> str:
+    """Write ``data`` to one HDF5 file, all at once or not at all.
+
+    Views in memory are stored as float32; streamed views are copied as they are stored.
+
+    Returns:
+        The fingerprint of what was written.
+
+    Raises:
+        OSError: the disk is full or the folder can't be written to; ``path`` is then what it was.
+    """
+    arrays = {f"{split}_{key}": value for split, key, value in named_arrays(data)}
+    return write_arrays(path, arrays, {key: getattr(data, key) for key in _ATTRIBUTES})
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any],
+                 scale: float = 1.0) -> str:
+    """Write arrays under the NPZ keys (``train_view1``, ``train_labels``, ...) to an HDF5 file in its own groups.
+
+    Args:
+        path: where to; replaced only when the new file is complete and flushed.
+        arrays: ndarrays, tensors or streamed views; lists of text for ids and captions.
+        attributes: name, version, source, licence, split_seed, synthetic, note.
+        scale: stored with the views that are ndarrays: value = stored * scale, so that bytes stay bytes.
+
+    Returns:
+        The fingerprint, which is stored with them.
+    """
+    path = Path(path)
+    total = ArrayHash()
+    with replacing(path) as beside, creating_h5(beside) as file:
+        for split in SPLITS:
+            for key in _KEYS:
+                value = arrays.get(f"{split}_{key}")
+                if value is not None:
+                    _write_one(file, f"{split}/{key}", value, scale, total)
+        for key, value in attributes.items():
+            if value is not None:
+                file.attrs[key] = value
+        file.attrs["fingerprint"] = total.hexdigest()
+    return total.hexdigest()
+
+
+def _write_one(file: h5py.File, where: str, value: Any, scale: float, total: ArrayHash) -> None:
+    key = where.replace("/", "_")
+    if where.endswith(_TEXTS):
+        file.create_dataset(where, data=np.array(value, dtype=object), dtype=h5py.string_dtype())
+        return
+    if isinstance(value, StreamedView):
+        dataset = _copy_streamed(file, where, value)
+        total.add(key, dataset, float(dataset.attrs.get("scale", 1.0)))
+        return
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    dataset = file.create_dataset(where, data=array)
+    one_scale = scale if where.endswith(_VIEWS) else 1.0
+    if one_scale != 1.0:
+        dataset.attrs["scale"] = one_scale
+    total.add(key, array, one_scale)
+
+
+def _copy_streamed(file: h5py.File, where: str, view: StreamedView) -> h5py.Dataset:
+    """Copy a streamed view block by block: as stored, or a selection of its rows as float32."""
+    whole = view.rows is None
+    dataset = file.create_dataset(where, shape=view.shape, dtype=view.dtype if whole else np.float32)
+    if whole and view.scale != 1.0:
+        dataset.attrs["scale"] = view.scale
+    step = max(1, (1 << 25) // max(1, 4 * int(np.prod(view.shape[1:], dtype=np.int64))))
+    with open_h5(view.path) as source:
+        for start in range(0, len(view), step):
+            stop = min(start + step, len(view))
+            if view.rows is None:
+                dataset[start:stop] = source[view.key][start:stop]
+            else:
+                dataset[start:stop] = view.gather(torch.arange(start, stop)).numpy()
+    return dataset
+
+
+def read_h5(path: str | Path, stream: bool | None = None) -> PairedData:
+    """Read a data set from an HDF5 file.
+
+    Groups ``train``, ``valid`` and ``test`` hold ``view1`` and ``view2`` (n, ...) of any real dtype and optionally
+    ``pairs`` (m, 2), ``labels`` (n1,), ``ids`` (n1,), ``caption1`` (n1,), ``caption2`` (n2,). The attribute ``scale``
+    of a view means value = stored * scale.
+
+    Args:
+        path: the file.
+        stream: leave the views on disk; None does so if as float32 they would take over half of the free memory.
+
+    Returns:
+        The data with its fingerprint. In memory it is computed and compared with the one in the file; streamed, the
+        file's is trusted, or computed block by block if it has none.
+
+    Raises:
+        DataError: the file is missing, damaged, incomplete or holds bad values.
+    """
+    path = Path(path)
+    with open_h5(path) as file:
+        _check_layout(file, path)
+        if stream is None:
+            memory = available_memory()
+            stream = memory is not None and _float32_bytes(file) > memory // 2
+        attributes = _read_attributes(file, path)
+        stored = attributes.pop("fingerprint", "")
+        total = ArrayHash()
+        trusted = stream and bool(stored)
+        train, valid, test = (_read_split(file, path, name, stream, None if trusted else total) for name in SPLITS)
+    computed = stored if trusted else total.hexdigest()
+    if stored and stored != computed:
+        raise DataError(f"{path} doesn't match its fingerprint (says {stored[:12]}, is {computed[:12]}): it is "
+                        "damaged or was edited; prepare it again")
+    name = attributes.pop("name", "") or path.stem
+    return PairedData(name, train, valid, test, fingerprint=computed, **attributes)
+
+
+def _check_layout(file: h5py.File, path: Path) -> None:
+    missing = [f"{split}/{view}" for split in SPLITS for view in _VIEWS
+               if not isinstance(file.get(f"{split}/{view}"), h5py.Dataset)]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}; expected groups train, valid, test, each with view1 and "
+                        f"view2 (found at the top: {', '.join(file) or 'nothing'})")
+    for split in SPLITS:
+        for key in file[split]:
+            if key not in _KEYS:
+                raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(key, _KEYS)}")
+    for split in SPLITS:
+        for view in _VIEWS:
+            dtype = file[split][view].dtype
+            if dtype.kind not in "iufb":
+                raise DataError(f"{path}: {split}/{view} must hold numbers; got dtype {dtype}")
+
+
+def _float32_bytes(file: h5py.File) -> int:
+    return sum(4 * int(file[split][view].size) for split in SPLITS for view in _VIEWS)
+
+
+def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
+    """The attributes that PairedData knows, as plain Python values; others are ignored."""
+    values: dict[str, Any] = {}
+    for key in (*_ATTRIBUTES, "fingerprint"):
+        if key not in file.attrs:
+            continue
+        value = file.attrs[key]
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        values[key] = value.item() if isinstance(value, np.generic) else value
+    return _typed(values, path)
+
+
+def _typed(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Check the types of attributes that come from a file."""
+    for key, value in values.items():
+        expected = int if key in ("split_seed", "synthetic") else str
+        if not isinstance(value, expected) and not (key == "split_seed" and value is None):
+            raise DataError(f"{path}: attribute {key} has a value of the wrong kind: {str(value)[:40]!r}")
+    if "synthetic" in values:
+        values["synthetic"] = bool(values["synthetic"])
+    return values
+
+
+def _read_split(file: h5py.File, path: Path, name: str, stream: bool, total: ArrayHash | None) -> PairSplit:
+    group = file[name]
+    views: list[View] = []
+    for key in _VIEWS:
+        dataset = group[key]
+        scale = float(dataset.attrs.get("scale", 1.0))
+        if stream:
+            views.append(StreamedView.of(path, dataset, scale))
+            raw = dataset
+        else:
+            raw = dataset[...]
+            views.append(to_float32(raw, scale))
+        if total is not None:
+            total.add(f"{name}_{key}", raw, scale)
+    tables: dict[str, Tensor] = {}
+    for key in _TABLES:
+        if key in group:
+            raw = group[key][...]
+            tables[key] = as_integers(raw, f"{path}: {name} {key}")
+            if total is not None:
+                total.add(f"{name}_{key}", raw)
+    texts = {key: _read_texts(group[key], f"{path}: {name} {key}") for key in _TEXTS if key in group}
+    return PairSplit(name, views[0], views[1], **tables, **texts)  # type: ignore[arg-type]
+
+
+def _read_texts(dataset: h5py.Dataset, where: str) -> list[str]:
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
+        raise DataError(f"{where} must be a list of text; got dtype {dataset.dtype} of shape {dataset.shape}")
+    return [str(text) for text in dataset.asstr(errors="replace")[...]]
+
+
+def available_memory() -> int | None:
+    """Bytes that can be used without swapping, as the system and its control group say; None where unknown."""
+    free: int | None = None
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+            free = min(free, max(0, int(limit) - used))
+    except (OSError, StopIteration, ValueError):  # not Linux, or no control group
+        pass
+    if free is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return free
+
+
+def write_npz(data: PairedData, path: str | Path) -> None:
+    """Write ``data`` to one NPZ file with keys ``train_view1``, ``train_view2``, ..., all at once or not at all.
+
+    The key ``meta`` holds name, source and so on as JSON text.
+
+    Raises:
+        DataError: the data is streamed (an NPZ file is always read into memory; use :func:`write_h5`).
+        OSError: the disk is full or the folder can't be written to; ``path`` is then what it was.
+    """
+    if any(split.is_streamed for split in data.splits()):
+        raise DataError(f"{data.name} is streamed from disk; write it as HDF5 (.h5), which can be streamed")
+    arrays = {f"{split}_{key}": value.detach().cpu().numpy() if isinstance(value, Tensor) else np.array(value, str)
+              for split, key, value in named_arrays(data)}
+    meta = json.dumps({key: getattr(data, key) for key in _ATTRIBUTES})
+    with replacing(Path(path)) as beside, beside.open("wb") as file:
+        np.savez(file, **{"meta": np.array(meta), **arrays})  # type: ignore[arg-type]
+
+
+def read_npz(path: str | Path) -> PairedData:
+    """Read a data set from an NPZ file.
+
+    Keys are ``train_view1``, ``train_view2``, ``valid_view1``, ..., ``test_view2`` and optionally ``train_labels``,
+    ``train_pairs``, ``train_ids``, ``train_caption1``, ``train_caption2``, ...; or just ``view1``, ``view2`` (and
+    ``labels``, ``pairs``, ...), which are split 80/10/10 with a fixed seed.
+
+    Raises:
+        DataError: the file is missing, damaged, holds objects (they would have to be unpickled) or bad values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no file {path}")
+    arrays = {key: load_member(path, key) for key in npz_keys(path)}
+    meta: dict[str, Any] = {}
+    if "meta" in arrays:
+        meta = _read_meta(arrays.pop("meta"), path)
+    return data_from_arrays(arrays, path.stem, str(path), meta)
+
+
+def npz_keys(path: Path) -> list[str]:
+    """The names of the arrays in an NPZ file."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an NPZ file (a zip archive of arrays), or it is damaged or was cut short")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return list(file.files)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a readable NPZ file; it is damaged or was cut short "
+                        f"({one_line(error)})") from error
+
+
+def load_member(path: Path, key: str) -> np.ndarray:
+    """One array of an NPZ file; zip checks its checksum.
+
+    Raises:
+        DataError: the array is damaged or holds objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            value = file[key]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise DataError(f"{path}: array {key} holds Python objects, which are never unpickled; store numbers or "
+                            "text") from error
+        raise DataError(f"{path}: array {key} is damaged ({one_line(error)})") from error
+    except (OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: array {key} is damaged ({one_line(error)})") from error
+    if not isinstance(value, np.ndarray):
+        raise DataError(f"{path}: {key} is not an array")
+    return value
+
+
+def _read_meta(array: np.ndarray, path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(str(array))
+    except ValueError as error:
+        raise DataError(f"{path}: meta must be JSON text ({one_line(error)})") from error
+    if not isinstance(meta, dict):
+        raise DataError(f"{path}: meta must be a JSON object")
+    return _typed({key: value for key, value in meta.items() if key in _ATTRIBUTES}, path)
+
+
+def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
+                     meta: Mapping[str, Any] | None = None) -> PairedData:
+    """A data set from arrays under the NPZ keys (see :func:`read_npz`), with its fingerprint.
+
+    Args:
+        arrays: anything that NumPy takes, or tensors.
+        name: of the data set, if ``meta`` doesn't say.
+        where: what errors call the collection, such as the file.
+        meta: name, version, source, licence, split_seed, synthetic, note.
+
+    Raises:
+        DataError: keys are missing or unknown, or values are bad.
+    """
+    known = {"meta", *_KEYS, *(f"{split}_{key}" for split in SPLITS for key in _KEYS)}
+    for key in arrays:
+        if key not in known:
+            raise DataError(f"{where} has an unknown array {key!r}; {did_you_mean(str(key), known - {'meta'})}")
+    values = dict(meta or {})
+    name = values.pop("name", "") or name
+    if any(key in arrays for key in _KEYS):
+        if any(key.startswith(tuple(f"{split}_" for split in SPLITS)) for key in arrays):
+            raise DataError(f"{where} mixes whole arrays (view1) with splits (train_view1); give one or the other")
+        _require(arrays, _VIEWS, where)
+        data = split_table(PairSplit.of(name, **{key: arrays[key] for key in _KEYS if key in arrays}), name)
+        values["split_seed"] = data.split_seed
+        values["note"] = "; ".join(note for note in (values.get("note"), data.note) if note)
+        splits = data.splits()
+    else:
+        _require(arrays, [f"{split}_{view}" for split in SPLITS for view in _VIEWS], where)
+        train, valid, test = (
+            PairSplit.of(split, **{key: arrays[f"{split}_{key}"] for key in _KEYS if f"{split}_{key}" in arrays})
+            for split in SPLITS)
+        splits = (train, valid, test)
+    return PairedData(name, *splits, **values).with_fingerprint()
+
+
+def _require(arrays: Mapping[str, Any], keys: tuple[str, ...] | list[str], where: str) -> None:
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; expected train_view1, train_view2, valid_view1, ..., "
+                        f"test_view2, or view1 and view2 (found: {', '.join(arrays) or 'nothing'})")

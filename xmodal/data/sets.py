@@ -1,0 +1,113 @@
+"""The data sets by name, and what ``--data`` takes."""
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xmodal.data import iapr, mnist_halves
+from xmodal.data.checks import one_line
+from xmodal.data.digits import load_digits
+from xmodal.data.files import data_from_arrays, read_h5, read_npz
+from xmodal.data.pairs import PairedData
+from xmodal.errors import DataError, XmodalError, did_you_mean
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that comes with the toolkit: made in memory by ``load``, or written to a file by ``prepare``.
+
+    ``options`` are the keyword arguments that ``prepare`` takes from ``prepare_data.py``.
+    """
+
+    summary: str
+    load: Callable[[], PairedData] | None = None
+    prepare: Callable[..., None] | None = None
+    options: tuple[str, ...] = ()
+
+
+DATA_SETS: Mapping[str, DataSet] = {
+    "digits": DataSet("halves of 1,797 handwritten digits, 32 + 32 values; built in", load=load_digits),
+    "mnist_halves": DataSet("halves of MNIST digits, 392 + 392 values, 70,000 pairs", prepare=mnist_halves.prepare,
+                            options=("source", "url")),
+    "iapr": DataSet("IAPR TC-12 images and texts, 4096 + 2048 values, 19,996 pairs", prepare=iapr.prepare,
+                    options=("source", "url", "synthetic", "legacy_normalisation")),
+}
+
+
+def default_data_dir() -> Path:
+    """Where prepared data lie: ``$XMODAL_DATA``, or the folder ``data``."""
+    return Path(os.environ.get("XMODAL_DATA") or "data")
+
+
+def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = None) -> PairedData:
+    """The data set that ``spec`` names, with its fingerprint.
+
+    Args:
+        spec: the name of a data set (built in, prepared, or a file ``<data_dir>/<name>.h5`` of one's own), a ``.h5``,
+            ``.hdf5`` or ``.npz`` file, or a ``.py`` file whose function ``load()`` returns a :class:`PairedData` or a
+            dict of arrays with the NPZ keys.
+        data_dir: where prepared data lie; ``$XMODAL_DATA`` or ``data`` by default.
+        stream: leave the views of an HDF5 file on disk; None decides by the free memory.
+
+    Raises:
+        DataError: unknown, not prepared, missing or damaged, or with bad values; one line that says what to do.
+    """
+    path = Path(spec)
+    suffix = path.suffix.lower()
+    if suffix in (".h5", ".hdf5"):
+        return read_h5(path, stream)
+    if suffix == ".npz":
+        return read_npz(path)
+    if suffix == ".py":
+        return _load_py(path)
+    if not spec or suffix or len(path.parts) != 1:
+        raise DataError(f"can't read {spec or 'nothing'} as data: expected a name, a .h5, .hdf5 or .npz file, or a .py "
+                        "file with load()")
+    return _load_named(spec, data_dir or default_data_dir(), stream)
+
+
+def _load_named(name: str, data_dir: Path, stream: bool | None) -> PairedData:
+    known = DATA_SETS.get(name)
+    if known is not None and known.load is not None:
+        return known.load()
+    file = data_dir / f"{name}.h5"
+    if file.is_file():
+        return read_h5(file, stream)
+    if known is not None:
+        raise DataError(f"{name} is not prepared: run python prepare_data.py {name} (looked for {file})")
+    names = {*DATA_SETS, *(one.stem for one in data_dir.glob("*.h5"))}
+    raise DataError(f"unknown data set {name!r}; {did_you_mean(name, names)}")
+
+
+def _load_py(path: Path) -> PairedData:
+    """Run the user's file and call its ``load()``."""
+    if not path.is_file():
+        raise DataError(f"no file {path}")
+    module_name = f"xmodal_loader_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise DataError(f"can't load {path} as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses in the file look themselves up there
+    try:
+        spec.loader.exec_module(module)
+        load = getattr(module, "load", None)
+        if not callable(load):
+            raise DataError(f"{path} has no function load()")
+        result: Any = load()
+    except XmodalError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path} failed: {type(error).__name__}: {one_line(error)}") from error
+    finally:
+        sys.modules.pop(module_name, None)
+    if isinstance(result, PairedData):
+        return result.with_fingerprint()
+    if isinstance(result, Mapping):
+        return data_from_arrays(result, path.stem, str(path))
+    raise DataError(f"load() of {path} must return PairedData or a dict of arrays; got {type(result).__name__}")
