@@ -2,7 +2,7 @@
 from xmodal import CCALayer, TraceNorm, TrainConfig, TwoTower
 from xmodal.towers import mlp
 
-CONFIG = TrainConfig(dim_latent=24, batch_size=200, learning_rate=2e-3, max_epochs=60, patience=10,
+CONFIG = TrainConfig(dim_latent=24, batch_size=600, learning_rate=2e-3, max_epochs=120, patience=15,
                      refinement_steps=1, lr_multiplier=0.3, alpha=1.0)
 
 

@@ -2,8 +2,8 @@
 from xmodal import LearnedProjection, PairwiseRanking, TrainConfig, TwoTower
 from xmodal.towers import mlp
 
-CONFIG = TrainConfig(dim_latent=24, batch_size=200, learning_rate=2e-3, max_epochs=60, patience=10,
-                     refinement_steps=1, lr_multiplier=0.3, gamma=0.5)
+CONFIG = TrainConfig(dim_latent=24, batch_size=100, learning_rate=2e-3, max_epochs=120, patience=15,
+                     refinement_steps=1, lr_multiplier=0.3, l2=1e-4, gamma=0.5)
 
 
 def build_model(view1_shape, view2_shape):

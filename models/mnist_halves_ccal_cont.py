@@ -2,8 +2,8 @@
 from xmodal import CCALayer, PairwiseRanking, TrainConfig, TwoTower
 from xmodal.towers import mlp
 
-CONFIG = TrainConfig(dim_latent=50, batch_size=1000, learning_rate=1e-3, max_epochs=25, patience=6,
-                     refinement_steps=1, lr_multiplier=0.1, alpha=1.0, gamma=0.5)
+CONFIG = TrainConfig(dim_latent=50, batch_size=1000, learning_rate=2e-3, max_epochs=50, patience=3,
+                     refinement_steps=2, lr_multiplier=0.2, alpha=1.0, gamma=0.5)
 
 
 def build_model(view1_shape, view2_shape):

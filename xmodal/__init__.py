@@ -1,4 +1,10 @@
 """xmodal: train, compare and use two-view embeddings for cross-modal retrieval."""
+import os
+
+# OpenMP's threads wait for each other by spinning. On a machine that others use too, that makes small models a hundred
+# times slower than one thread. Counts only if set before torch is loaded, and never overrides what the user has set.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from xmodal.config import TrainConfig, load_experiment
 from xmodal.data import PairedData, PairSplit, load_data
 from xmodal.errors import CheckpointError, DataError, ExperimentError, NumericalError, XmodalError

@@ -26,10 +26,10 @@ from xmodal.cli.common import (
     run_command,
     run_folder,
 )
+from xmodal.cli.display import display_for
 from xmodal.config import Experiment, load_experiment, parse_override
 from xmodal.data import PairedData, load_data
 from xmodal.errors import CheckpointError, ExperimentError
-from xmodal.report import display_for
 from xmodal.trainer import FitResult, check_experiment, fit
 
 
@@ -58,6 +58,8 @@ def train(args: argparse.Namespace) -> int:
     overrides = dict(parse_override(text) for text in args.overrides)
     if args.precision:
         overrides["precision"] = args.precision
+    if args.seed is not None and args.seed < 0:
+        raise ExperimentError(f"--seed must not be negative, got {args.seed}")
     device = pick_device(args.device)
     about = run.config() if run is not None and resume else None
     if run is not None and about is not None:
@@ -68,7 +70,7 @@ def train(args: argparse.Namespace) -> int:
         experiment = load_experiment(args.model, overrides)
     if run is not None and run.exists and not resume and not args.overwrite:
         run.create({}, "")  # refuses, before data are read
-    data = load_data(args.data, stream=True if args.stream else None)
+    data = load_data(args.data, stream=_stream(args, about))
     print(describe_data(data))
     if run is not None and about is not None:
         require_same_data(run, about, data)
@@ -87,6 +89,13 @@ def train(args: argparse.Namespace) -> int:
     return _conclude(result, run)
 
 
+def _stream(args: argparse.Namespace, about: dict[str, Any] | None) -> bool | None:
+    """Whether to stream. A resumed run reads as it did before: the order of batches differs between the two ways."""
+    if about is not None:
+        return bool(about["data"].get("streamed", False))
+    return True if args.stream else None
+
+
 def _same_seed(run: RunFolder, about: dict[str, Any], seed: int | None) -> int:
     if seed is not None and seed != about["seed"]:
         raise CheckpointError(f"{run.path} was started with --seed {about['seed']}; a resumed run keeps it")
@@ -98,8 +107,9 @@ def _same_experiment(run: RunFolder, about: dict[str, Any], overrides: dict[str,
     changed = [name for name, value in overrides.items()
                if name != "max_epochs" and about["config"].get(name, value) != value]
     if changed:
-        raise CheckpointError(f"{run.path} was started with {changed[0]}={about['config'][changed[0]]!r}; a resumed run "
-                              "keeps its settings (only max_epochs may change); --tag starts another")
+        name = changed[0]
+        raise CheckpointError(f"{run.path} was started with {name}={about['config'][name]!r}; a resumed run keeps its "
+                              "settings (only max_epochs may change); --tag starts another")
     return experiment_of(run, {**about, "config": {**about["config"], **overrides}})
 
 
@@ -113,15 +123,16 @@ def describe_run(experiment: Experiment, data: PairedData, args: argparse.Namesp
                  "source": data.source, "licence": data.licence, "synthetic": data.synthetic,
                  "split_seed": data.split_seed, "fingerprint": data.fingerprint,
                  "view1_shape": list(data.view1_shape), "view2_shape": list(data.view2_shape),
-                 "pairs": {split.name: len(split) for split in data.splits()}},
+                 "streamed": data.train.is_streamed, "pairs": {split.name: len(split) for split in data.splits()}},
         **environment(),
     }
 
 
 def _conclude(result: FitResult, run: RunFolder | None) -> int:
-    where = f" in {run.path}" if run is not None else ""
     if result.signal is not None:
-        print(f"stopped after epoch {len(result.log)}; --resume continues{where}")
+        print(f"stopped after epoch {len(result.log)}" + ("; --resume continues" if run is not None else ""))
         return 128 + result.signal
-    print(f"finished ({result.finished}): best validation MRR {result.best_value:.4f} in epoch {result.best_epoch}{where}")
+    print(f"finished ({result.finished}): best validation MRR {result.best_value:.4f} in epoch {result.best_epoch}")
+    if run is not None:
+        print(f"kept in {run.path}")
     return 0

@@ -1,0 +1,104 @@
+"""The tables of the README: experiments × seeds, trained and evaluated, mean ± standard deviation.
+
+  python benchmarks/study.py mnist_heads            # three heads on MNIST halves, 3 seeds
+  python benchmarks/study.py small_batches --seeds 0 1 2
+  python benchmarks/study.py digits_heads --threads 2
+
+Every finished training is written to benchmarks/results/<study>.json at once; started again, a study goes on where it
+stopped. Delete the file to start over.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xmodal import evaluate, fit, load_data, load_experiment
+from xmodal.evaluator import linear_cca_baseline
+
+HERE = Path(__file__).parent
+MODELS = HERE.parent / "models"
+
+# study -> (data, {row: (model file, overrides)})
+STUDIES: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
+    "digits_heads": ("digits", {name: (f"digits_{name}", {}) for name in ("ccal_tno", "learned_cont", "ccal_cont")}),
+    "mnist_heads": ("mnist_halves",
+                    {name: (f"mnist_halves_{name}", {}) for name in ("ccal_tno", "learned_cont", "ccal_cont")}),
+    "small_batches": ("mnist_halves", {
+        f"batch {size}, alpha {alpha}": ("mnist_halves_ccal_cont", {"batch_size": size, "alpha": alpha, "max_epochs": 10,
+                                                                     "patience": 10, "learning_rate": 1e-3})
+        for size, alpha in ((64, 1.0), (64, "auto"), (1000, 1.0))}),
+}
+COLUMNS = {"V1_to_V2 MRR": ("V1_to_V2", "mrr"), "V2_to_V1 MRR": ("V2_to_V1", "mrr"), "V1_to_V2 R@1": ("V1_to_V2", "r1"),
+           "sum corr": ("sum_correlation",), "canonical corr": ("canonical_correlation",), "seconds": ("seconds",)}
+
+
+def train_row(data: Any, model: str, overrides: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Trains one experiment with one seed; its test metrics, seconds and epochs."""
+    experiment = load_experiment(MODELS / f"{model}.py", overrides)
+    torch.manual_seed(seed)
+    network = experiment.build_model(data.view1_shape, data.view2_shape)
+    started = time.perf_counter()
+    result = fit(network, experiment.build_objective(), data, experiment.config, seed=seed)
+    seconds = time.perf_counter() - started
+    return {**evaluate(network, data), "seconds": seconds, "epochs": len(result.log), "best_epoch": result.best_epoch,
+            "valid_mrr": result.best_value, "seed": seed, "overrides": overrides}
+
+
+def table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: a row per experiment, mean ± standard deviation over its seeds."""
+    lines = ["| | " + " | ".join(COLUMNS) + " | seeds |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name, results in rows.items():
+        cells = []
+        for path in COLUMNS.values():
+            values = []
+            for value in results:
+                for key in path:
+                    value = value[key]
+                values.append(value)
+            digits = 3 if path[-1] == "mrr" else 1 if path[-1] in ("r1",) else 0 if path[-1] == "seconds" else 2
+            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(results)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    file = HERE / "results" / f"{args.study}.json"
+    done = json.loads(file.read_text()) if file.exists() else {"rows": {}}
+    done["machine"] = f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}"
+    data_name, rows = STUDIES[args.study]
+    data = load_data(data_name)
+    if "linear CCA" not in done["rows"]:
+        started = time.perf_counter()
+        baseline = linear_cca_baseline(data, 50)
+        seconds = time.perf_counter() - started
+        done["rows"]["linear CCA"] = [{**evaluate(baseline, data), "seconds": seconds, "seed": None}]
+    for seed in args.seeds:
+        for name, (model, overrides) in rows.items():
+            finished = done["rows"].setdefault(name, [])
+            if any(result["seed"] == seed for result in finished):
+                continue
+            result = train_row(data, model, overrides, seed)
+            print(f"{name}, seed {seed}: MRR {result['V1_to_V2']['mrr']:.4f} {result['V2_to_V1']['mrr']:.4f}, "
+                  f"canonical {result['canonical_correlation']:.2f}, {result['seconds']:.0f} s", flush=True)
+            finished.append(result)
+            file.write_text(json.dumps(done, indent=1) + "\n")
+    print(table(done["rows"]))
+    print(f"\n{done['machine']}, fingerprint {data.fingerprint[:12]}")
+
+
+if __name__ == "__main__":
+    main()

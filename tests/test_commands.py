@@ -1,0 +1,280 @@
+"""run_train, run_eval and refine_cca as a user types them, in this process; for every mistake one line and code 2."""
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xmodal.cli import refine_cca, run_eval, run_train
+from xmodal.data import load_data, write_h5
+
+MODELS = Path(__file__).parent.parent / "models"
+MODEL = str(MODELS / "digits_ccal_cont.py")
+QUICK = ["--set", "max_epochs=2"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XMODAL_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(capsys) -> Path:
+    assert run_train.main(["--model", MODEL, "--data", "digits", *QUICK]) == 0
+    capsys.readouterr()
+    return Path("runs/digits_ccal_cont")
+
+
+def failure(capsys) -> str:
+    """The one line of an error."""
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    return err
+
+
+def test_training_leaves_a_complete_run_folder(capsys):
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--seed", "4", "--tag", "a", *QUICK]) == 0
+    run = Path("runs/digits_ccal_cont-a")
+    assert {p.name for p in run.iterdir()} == {"config.json", "experiment.py", "weights.safetensors", "resume.pt",
+                                               "log.jsonl"}
+    about = json.loads((run / "config.json").read_text())
+    assert (about["seed"], about["tag"]) == (4, "a")
+    assert about["config"]["max_epochs"] == 2 and about["config"]["alpha"] == "auto"
+    assert about["data"]["fingerprint"] == load_data("digits").fingerprint and not about["data"]["synthetic"]
+    assert about["versions"]["torch"] == torch.__version__
+    assert (run / "experiment.py").read_text() == Path(MODEL).read_text()
+    out = capsys.readouterr().out
+    assert "Train: 1,197" in out and "finished (max_epochs)" in out
+    assert all(len(line) <= 80 for line in out.splitlines() if "runs/" not in line)
+
+
+def test_same_seed_same_weights_other_seed_others():
+    for tag, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run_train.main(["--model", MODEL, "--data", "digits", "--seed", seed, "--tag", tag, *QUICK])
+    a, b, c = (Path(f"runs/digits_ccal_cont-{tag}/weights.safetensors").read_bytes() for tag in "abc")
+    assert a == b != c
+
+
+def test_no_dump_keeps_nothing(tmp_path):
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--no_dump", *QUICK]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_architecture_prints_both_towers(capsys):
+    run_train.main(["--model", MODEL, "--data", "digits", "--no_dump", "--show_architecture", *QUICK])
+    out = capsys.readouterr().out
+    assert "(tower1)" in out and "(tower2)" in out and "PairwiseRanking(" in out
+
+
+def test_a_run_is_resumed_or_refused(trained, capsys):
+    assert run_train.main(["--model", MODEL, "--data", "digits", *QUICK]) == 2
+    assert "--resume continues it" in failure(capsys)
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--resume"]) == 0
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--resume", "--seed", "5"]) == 2
+    assert "started with --seed 23" in failure(capsys)
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--resume", "--set", "l2=0.5"]) == 2
+    assert "started with l2=0.0001" in failure(capsys)
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--overwrite", *QUICK]) == 0
+
+
+def test_resume_of_nothing_starts_from_the_beginning():
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--resume", *QUICK]) == 0
+    assert Path("runs/digits_ccal_cont/weights.safetensors").exists()
+
+
+def test_evaluation_prints_one_direction_and_writes_both(trained, capsys):
+    assert run_eval.main(["--model", MODEL, "--data", "digits", "--ci", "--linear_cca"]) == 0
+    forth = capsys.readouterr().out
+    assert run_eval.main(["--model", MODEL, "--data", "digits", "--V2_to_V1"]) == 0
+    back = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in (forth + back).splitlines())
+    metrics = json.loads((trained / "metrics.json").read_text())
+    for out, direction in ((forth, "V1_to_V2"), (back, "V2_to_V1")):
+        assert direction in out and "Median Rank" in out and "MRR" in out
+        assert re.search(rf"MRR\s*: {metrics[direction]['mrr']:.3f}", out)
+        assert "Sum correlation" in out and "of 24" in out and "Canonical correlation" in out
+    assert "Linear CCA" in forth and "Linear CCA" not in back
+
+
+def test_json_is_nothing_but_json(trained, capsys):
+    assert run_eval.main(["--model", MODEL, "--data", "digits", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((trained / "metrics.json").read_text())
+    assert {"V1_to_V2", "V2_to_V1", "sum_correlation", "canonical_correlation", "fingerprint"} <= printed.keys()
+
+
+def test_partial_evaluations_do_not_replace_the_full_one(trained, capsys):
+    run_eval.main(["--model", MODEL, "--data", "digits"])
+    full = (trained / "metrics.json").read_text()
+    run_eval.main(["--model", MODEL, "--data", "digits", "--n_test", "50"])
+    run_eval.main(["--model", MODEL, "--data", "digits", "--split", "valid"])
+    assert (trained / "metrics.json").read_text() == full
+    assert json.loads((trained / "metrics_n50.json").read_text())["n_pairs"] == 50
+    assert json.loads((trained / "metrics_valid.json").read_text())["split"] == "valid"
+
+
+def test_a_later_edit_of_the_model_file_does_not_change_a_run(trained, capsys, tmp_path):
+    before = run_eval.main(["--model", MODEL, "--data", "digits", "--json"])
+    first = capsys.readouterr().out
+    edited = tmp_path / "digits_ccal_cont.py"
+    edited.write_text(Path(MODEL).read_text().replace("[256, 128]", "[7]"))
+    assert run_eval.main(["--model", str(edited), "--data", "digits", "--json"]) == before == 0
+    assert capsys.readouterr().out == first
+
+
+def test_refined_projection_is_used_on_request(trained, capsys):
+    assert run_eval.main(["--model", MODEL, "--data", "digits", "--estimate_UV"]) == 2
+    assert "run refine_cca.py first" in failure(capsys)
+    assert refine_cca.main(["--model", MODEL, "--data", "digits", "--n_train", "300"]) == 0
+    assert "300 training pairs" in capsys.readouterr().out
+    run_eval.main(["--model", MODEL, "--data", "digits", "--estimate_UV", "--json"])
+    few = json.loads(capsys.readouterr().out)
+    run_eval.main(["--model", MODEL, "--data", "digits", "--json"])
+    whole = json.loads(capsys.readouterr().out)
+    assert few["weights"] == {"file": "weights_est_UV.safetensors", "n_train": "300"}
+    assert few["V1_to_V2"]["mrr"] != whole["V1_to_V2"]["mrr"]
+
+
+def test_refining_on_all_pairs_gives_what_training_left(trained, capsys):
+    """Oracle: training ends with a refit on all pairs, so estimating again changes nothing."""
+    refine_cca.main(["--model", MODEL, "--data", "digits"])
+    run_eval.main(["--model", MODEL, "--data", "digits", "--json"])
+    run_eval.main(["--model", MODEL, "--data", "digits", "--estimate_UV", "--json"])
+    out = capsys.readouterr().out
+    first, second = (json.loads(text) for text in re.split(r"(?<=\n\})\n(?=\{)", out[out.index("{"):]))
+    assert first["V1_to_V2"]["mrr"] == pytest.approx(second["V1_to_V2"]["mrr"], abs=1e-6)
+    assert first["sum_correlation"] == pytest.approx(second["sum_correlation"], abs=1e-4)
+
+
+def test_synthetic_data_are_named_so_everywhere(tmp_path, capsys):
+    write_h5(dataclasses.replace(load_data("digits"), synthetic=True, fingerprint="").with_fingerprint(),
+             tmp_path / "made_up.h5")
+    run_train.main(["--model", MODEL, "--data", "made_up.h5", *QUICK])
+    assert "synthetic" in capsys.readouterr().out
+    run_eval.main(["--model", MODEL, "--data", "made_up.h5"])
+    assert capsys.readouterr().out.count("synthetic") >= 2
+    run = Path("runs/digits_ccal_cont")
+    assert json.loads((run / "config.json").read_text())["data"]["synthetic"] is True
+    assert json.loads((run / "metrics.json").read_text())["synthetic"] is True
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["--model", "models/digits_ccal_cnt.py"], "cannot read the model file"),
+    (["--data", "digit"], "did you mean digits"),
+    (["--data", "none.npz"], "none.npz"),
+    (["--set", "batchsize=5"], "did you mean batch_size"),
+    (["--set", "batch_size=x", "--set", "l2=-1"], "2 mistakes: batch_size must be"),
+    (["--set", "batch_size"], "--set needs field=value"),
+    (["--device", "cuda:77"], "--device cuda:77 can't be used here"),
+    (["--device", "gpu"], "--device gpu can't be used here"),
+    (["--tag", "../x"], "--tag becomes part of a folder's name"),
+    (["--seed", "-1"], "--seed must not be negative"),
+    (["--no_dump", "--resume"], "leave one out"),
+])
+def test_wrong_training_input_is_one_clear_line(arguments, expected, capsys, tmp_path):
+    assert run_train.main(["--model", MODEL, "--data", "digits", *arguments]) == 2
+    assert expected in failure(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_close_model_name_is_offered(capsys):
+    assert run_train.main(["--model", str(MODELS / "digits_ccal_cnt.py"), "--data", "digits"]) == 2
+    assert "did you mean" in failure(capsys)
+
+
+def test_an_objective_that_does_not_fit_is_refused_before_a_folder_is_made(capsys, tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text((MODELS / "digits_learned_cont.py").read_text()
+                     .replace("import LearnedProjection,", "import TraceNorm, LearnedProjection,")
+                     .replace("return PairwiseRanking(margin=CONFIG.gamma, symmetric=True)", "return TraceNorm()"))
+    assert run_train.main(["--model", str(wrong), "--data", "digits"]) == 2
+    assert "LearnedProjection does not (use CCALayer)" in failure(capsys)
+    assert not Path("runs").exists()
+
+
+def test_other_data_are_refused(trained, capsys, tmp_path):
+    digits = load_data("digits")
+    changed = digits.test.view1.clone()
+    changed[0, 0] += 1
+    other = dataclasses.replace(digits, test=dataclasses.replace(digits.test, view1=changed), fingerprint="")
+    write_h5(other.with_fingerprint(), tmp_path / "other.h5")
+    for command, extra in ((run_eval, []), (refine_cca, []), (run_train, ["--resume"])):
+        assert command.main(["--model", MODEL, "--data", "other.h5", *extra]) == 2
+        assert re.search(r"was trained on digits \(fingerprint [0-9a-f]{12}\), these are", failure(capsys))
+
+
+@pytest.mark.parametrize(("command", "arguments", "expected"), [
+    (run_eval, ["--n_test", "0"], "--n_test must be from 1 to 400"),
+    (run_eval, ["--n_test", "401"], "--n_test must be from 1 to 400"),
+    (run_eval, ["--tag", "nothing"], "there is no run in runs/digits_ccal_cont-nothing"),
+    (refine_cca, ["--n_train", "1"], "--n_train must be from 2 to 1,197"),
+])
+def test_wrong_evaluation_input_is_one_clear_line(trained, command, arguments, expected, capsys):
+    assert command.main(["--model", MODEL, "--data", "digits", *arguments]) == 2
+    assert expected in failure(capsys)
+
+
+def test_evaluating_before_training_says_so(capsys):
+    assert run_eval.main(["--model", MODEL, "--data", "digits"]) == 2
+    assert "train it first with run_train.py" in failure(capsys)
+
+
+def test_weights_of_another_model_are_refused(trained, capsys):
+    (trained / "experiment.py").write_text(Path(MODEL).read_text().replace("[256, 128]", "[99, 128]"))
+    assert run_eval.main(["--model", MODEL, "--data", "digits"]) == 2
+    assert "does not fit the model" in failure(capsys)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_full_disk_and_read_only_folder_are_one_clear_line(number, capsys, monkeypatch):
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert run_train.main(["--model", MODEL, "--data", "digits", *QUICK]) == 2
+    assert os.strerror(number) in failure(capsys)
+    assert not list(Path("runs").rglob("*.json")) and not list(Path("runs").rglob(".*.tmp"))
+
+
+def test_a_disk_that_fills_up_in_mid_training_can_be_resumed(capsys, monkeypatch):
+    real, calls = os.fsync, []
+
+    def fills_up(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fills_up)
+    arguments = ["--model", MODEL, "--data", "digits", "--set", "max_epochs=5"]
+    assert run_train.main(arguments) == 2
+    assert "No space left" in failure(capsys)
+    monkeypatch.setattr(os, "fsync", real)
+    assert run_train.main([*arguments, "--resume"]) == 0
+    assert run_train.main([*arguments, "--tag", "undisturbed"]) == 0
+    a, b = (Path(f"runs/digits_ccal_cont{tag}/weights.safetensors").read_bytes() for tag in ("", "-undisturbed"))
+    assert a == b
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert run_train.main(["--model", MODEL, "--data", "digit", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_non_finite_features_name_view_split_and_rows(capsys, tmp_path):
+    views = {f"{split}_view{v}": np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+             for split in ("train", "valid", "test") for v in (1, 2)}
+    views["valid_view2"][7, 1] = np.nan
+    np.savez(tmp_path / "bad.npz", **views)
+    assert run_train.main(["--model", MODEL, "--data", "bad.npz"]) == 2
+    text = failure(capsys)
+    assert "valid view2" in text and "row 7" in text
