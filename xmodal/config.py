@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from xmodal.errors import ExperimentError, XmodalError, did_you_mean
+from xmodal.networks import Model
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class Experiment:
 
     name: str
     config: TrainConfig
-    build_model: Callable[[tuple[int, ...], tuple[int, ...]], nn.Module]
+    build_model: Callable[[tuple[int, ...], tuple[int, ...]], Model]
     build_objective: Callable[[], nn.Module]
     source: str  #: the text of the file
 
@@ -155,7 +156,7 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     if problems:
         raise ExperimentError(f"{path}: {len(problems)} mistake{'s'[:len(problems) > 1]}: " + "; ".join(problems))
     if overrides:
-        module.CONFIG = dataclasses.replace(module.CONFIG, **overrides)
+        vars(module)["CONFIG"] = dataclasses.replace(module.CONFIG, **overrides)
     return Experiment(name or path.stem, module.CONFIG, module.build_model, module.build_objective, source)
 
 
@@ -180,21 +181,23 @@ def _mistakes_in_source(source: str, path: Path) -> list[str]:
                           ("build_objective", "def build_objective()")):
         if required not in names:
             problems.append(f"{required} is missing; write `{how}`")
-    for node in ast.walk(tree):
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             problems += _wrong_arguments(node)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "TrainConfig":
-            problems += field_problems(_literal_keywords(node))
+    for leaf in ast.walk(tree):
+        if isinstance(leaf, ast.Call) and getattr(leaf.func, "id", getattr(leaf.func, "attr", "")) == "TrainConfig":
+            problems += field_problems(_literal_keywords(leaf))
     return problems
 
 
 def _wrong_arguments(node: ast.FunctionDef) -> list[str]:
     expected = {"build_model": 2, "build_objective": 0}.get(node.name)
-    required = len(node.args.args) - len(node.args.defaults)
-    if expected is None or node.args.vararg or required <= expected <= len(node.args.args):
+    positional = len(node.args.posonlyargs) + len(node.args.args)
+    required = positional - len(node.args.defaults)
+    if expected is None or (required <= expected and (node.args.vararg or expected <= positional)):
         return []
     shown = {2: "the shapes (view1_shape, view2_shape)", 0: "no arguments"}[expected]
-    return [f"line {node.lineno}: {node.name} takes {shown}, not {len(node.args.args)} argument(s)"]
+    return [f"line {node.lineno}: {node.name} takes {shown}, not {positional} argument(s)"]
 
 
 def _literal_keywords(call: ast.Call) -> dict[str, Any]:
@@ -205,7 +208,7 @@ def _literal_keywords(call: ast.Call) -> dict[str, Any]:
             continue
         try:
             values[keyword.arg] = ast.literal_eval(keyword.value)
-        except ValueError:
+        except (ValueError, TypeError):
             if keyword.arg not in _RULES:
                 values[keyword.arg] = None
     return values
@@ -218,11 +221,10 @@ def _run(path: Path, source: str) -> ModuleType:
         raise ExperimentError(f"{path} cannot be loaded as a module")
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
+    sys.modules[spec.name] = module  # while it runs: @dataclass looks its module up by name
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
-    except XmodalError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frame = error.__traceback__
         lines = []
         while frame is not None:
@@ -230,8 +232,10 @@ def _run(path: Path, source: str) -> ModuleType:
                 lines.append(frame.tb_lineno)
             frame = frame.tb_next
         where = f"line {lines[-1]}: " if lines else ""
-        raise ExperimentError(f"{path}: {where}{type(error).__name__}: {error}") from error
-    sys.modules.pop(spec.name, None)
+        what = "" if isinstance(error, XmodalError) else f"{type(error).__name__}: "
+        raise ExperimentError(f"{path}: {where}{what}{error}") from error
+    finally:
+        sys.modules.pop(spec.name, None)
     return module
 
 
@@ -251,5 +255,5 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ExperimentError(f"--set needs field=value, such as learning_rate=0.01; got {text!r}")
     try:
         return name.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError):
         return name.strip(), value.strip()

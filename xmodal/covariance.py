@@ -60,18 +60,20 @@ def blend(old: Moments, new: Moments, alpha: float) -> Moments:
 def pearson(A: Tensor, B: Tensor) -> Tensor:
     """(d,) Pearson correlations of the columns of (n, d) with those of (n, d); 0 where a column is constant.
 
-    A column counts as constant when its spread is within rounding of its magnitude.
+    A column counts as constant when its spread is within rounding of its magnitude. NaN gives NaN. The gradient is
+    finite, constant columns included.
     """
     dtype = A.dtype
     eps = torch.finfo(dtype).eps
     largest1, largest2 = A.abs().amax(dim=0).double(), B.abs().amax(dim=0).double()
     A, B = A.double(), B.double()
     A, B = A - A.mean(dim=0), B - B.mean(dim=0)
-    norm1, norm2 = A.square().sum(dim=0).sqrt(), B.square().sum(dim=0).sqrt()
+    squares1, squares2 = A.square().sum(dim=0), B.square().sum(dim=0)
     rounding = 4 * eps * len(A) ** 0.5
-    varies = (norm1 > rounding * largest1) & (norm2 > rounding * largest2)
-    r = (A * B).sum(dim=0) / torch.where(varies, norm1 * norm2, 1.0)
-    return torch.where(varies, r, 0.0).clamp(-1.0, 1.0).to(dtype)
+    constant = (squares1 <= (rounding * largest1) ** 2) | (squares2 <= (rounding * largest2) ** 2)
+    norms = squares1.masked_fill(constant, 1.0).sqrt() * squares2.masked_fill(constant, 1.0).sqrt()
+    r = (A * B).sum(dim=0) / norms
+    return r.masked_fill(constant, 0.0).clamp(-1.0, 1.0).to(dtype)
 
 
 class PairCovariance:

@@ -2,16 +2,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from xmodal.covariance import Moments, PairCovariance, batch_moments, blend, pearson
-from xmodal.errors import DataError, ExperimentError
-from xmodal.linalg import CCASolution, PolarFactor, cca_solution, cholesky, ridged, whiten, whitened_cross_covariance
+from xmodal.errors import DataError, ExperimentError, NumericalError
+from xmodal.linalg import (
+    CCASolution,
+    PolarFactor,
+    cca_solution,
+    cholesky,
+    describe_spectrum,
+    ridged,
+    whiten,
+    whitened_cross_covariance,
+)
 
 #: ``alpha="auto"`` takes the largest alpha whose effective sample size is this many times the dimension.
 AUTO_PAIRS_PER_DIMENSION = 50
@@ -49,7 +58,8 @@ class LengthNorm(nn.Module):
         self.eps = eps
 
     def forward(self, z: Tensor) -> Tensor:
-        return z * torch.rsqrt(z.square().sum(dim=1, keepdim=True) + self.eps**2)
+        wide = z.to(_result_dtype(z))  # ε² underflows in float16
+        return (wide * torch.rsqrt(wide.square().sum(dim=1, keepdim=True) + self.eps**2)).to(z.dtype)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps:g}"
@@ -60,8 +70,12 @@ def _check_widths(name: str, dim: int, a: Tensor, b: Tensor) -> None:
         if z.ndim != 2 or z.shape[1] != dim:
             raise ExperimentError(f"{name}({dim}) expects tower outputs of shape (n, {dim}); "
                                   f"{view} has {tuple(z.shape)}")
+        if not z.is_floating_point():
+            raise ExperimentError(f"{name} expects tower outputs of a floating dtype; {view} has {z.dtype}")
     if len(a) != len(b):
         raise DataError(f"{name} expects as many rows of view1 as of view2; got {len(a)} and {len(b)}")
+    if len(a) == 0:
+        raise DataError(f"{name} got a batch without rows; it needs at least one pair")
 
 
 def _result_dtype(*inputs: Tensor) -> torch.dtype:
@@ -70,6 +84,11 @@ def _result_dtype(*inputs: Tensor) -> torch.dtype:
     for z in inputs:
         dtype = torch.promote_types(dtype, z.dtype)
     return dtype
+
+
+def _precision(*inputs: Tensor) -> float:
+    """Relative precision of the least precise input."""
+    return max(torch.finfo(z.dtype).eps for z in inputs)
 
 
 class CCALayer(nn.Module):
@@ -90,8 +109,9 @@ class CCALayer(nn.Module):
     falling correlation (so they can be truncated), signs by :func:`xmodal.linalg.fix_signs`. The correlations are
     those of the rows given, along the stored directions: on held-out pairs an honest, out-of-sample figure.
 
-    The moments (buffers, float64) are the only state: ``U``, ``V`` and the correlations are a cached function of them.
-    Arithmetic is float64; results have the inputs' dtype, float32 at the least.
+    The moments, with the precision of the features behind them, are the only state (buffers that stay float64 whatever
+    the model is cast to): ``U``, ``V`` and the correlations are a cached function of them. Arithmetic is float64;
+    results have the inputs' dtype, float32 at the least.
 
     Args:
         dim: width of both tower outputs and of the shared space.
@@ -109,12 +129,13 @@ class CCALayer(nn.Module):
     S22: Tensor
     S12: Tensor
     count: Tensor
+    eps: Tensor
 
     def __init__(self, dim: int, r1: float = 1e-3, r2: float = 1e-3, alpha: float | Literal["auto"] = 1.0) -> None:
         super().__init__()
         if dim < 1:
             raise ExperimentError(f"CCALayer: dim must be at least 1, got {dim}")
-        if r1 < 0 or r2 < 0:
+        if not (r1 >= 0 and r2 >= 0):
             raise ExperimentError(f"CCALayer: r1 and r2 must not be negative, got {r1} and {r2}")
         if alpha != "auto" and not (isinstance(alpha, int | float) and 0 < alpha <= 1):
             raise ExperimentError(f"CCALayer: alpha must be in (0, 1] or 'auto', got {alpha!r}")
@@ -123,6 +144,7 @@ class CCALayer(nn.Module):
                             ("S12", (dim, dim))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # pairs behind the moments
+        self.register_buffer("eps", torch.tensor(torch.finfo(torch.float32).eps, dtype=torch.float64))
         self._warned = False
         self._cache: tuple[tuple[tuple[Tensor, int], ...], CCASolution] | None = None
 
@@ -136,7 +158,7 @@ class CCALayer(nn.Module):
 
         Raises:
             ExperimentError, DataError: shapes that don't fit.
-            NumericalError: a covariance that is not finite or not positive definite.
+            NumericalError: a covariance that is not finite or not positive definite; the stored moments stay.
         """
         _check_widths("CCALayer", self.dim, a, b)
         if not self.training:
@@ -146,16 +168,15 @@ class CCALayer(nn.Module):
             return self._forward_train(a, b)
 
     def _forward_train(self, a: Tensor, b: Tensor) -> Embedded:
-        precision = a.dtype if torch.finfo(a.dtype).eps > torch.finfo(b.dtype).eps else b.dtype
-        result = _result_dtype(a, b)
+        eps, result = _precision(a, b), _result_dtype(a, b)
         a, b = a.double(), b.double()
         moments = blend(self.moments(), batch_moments(a, b), self.batch_alpha(len(a)))
+        L1 = cholesky(ridged(moments.S11, self.r1, eps), "view1's tower output")
+        L2 = cholesky(ridged(moments.S22, self.r2, eps), "view2's tower output")
         if len(a) > 1:
-            self._store(moments.detach(), self.count + len(a))
-        L1 = cholesky(ridged(moments.S11, self.r1, precision), "view1's tower output")
-        L2 = cholesky(ridged(moments.S22, self.r2, precision), "view2's tower output")
+            self._store(moments.detach(), self.count + len(a), eps)
         T = whitened_cross_covariance(moments.S12, L1, L2)
-        Q, correlations = PolarFactor.apply(T, torch.finfo(precision).eps ** 0.5)
+        Q, correlations = PolarFactor.apply(T, eps**0.5)
         z1 = whiten(a - moments.mean1, L1) @ Q
         z2 = whiten(b - moments.mean2, L2)
         return Embedded(z1.to(result), z2.to(result), correlations.to(result))
@@ -192,10 +213,12 @@ class CCALayer(nn.Module):
         """The stored moments (the buffers themselves)."""
         return Moments(self.mean1, self.mean2, self.S11, self.S22, self.S12)
 
-    def _store(self, moments: Moments, count: int | Tensor) -> None:
+    def _store(self, moments: Moments, count: int | Tensor, eps: float) -> None:
         with torch.no_grad():
-            for buffer, value in zip((*self.moments(), self.count), (*moments, torch.as_tensor(count)), strict=True):
+            for buffer, value in zip(self.moments(), moments, strict=True):
                 buffer.copy_(value)
+            self.count.copy_(torch.as_tensor(count))
+            self.eps.fill_(eps)
 
     def refit(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> int:
         """Sets the stored moments to the exact ones of the given pairs of tower outputs.
@@ -205,22 +228,29 @@ class CCALayer(nn.Module):
 
         Returns:
             How many pairs there were. The moments stay as they are when there were fewer than two.
+
+        Raises:
+            NumericalError: outputs that are not finite; the stored moments stay.
         """
-        exact = PairCovariance(self.dim, self.dim, device=self.mean1.device)
+        exact, eps = PairCovariance(self.dim, self.dim, device=self.mean1.device), 0.0
         for a, b in outputs:
             exact.update(a, b)
+            eps = max(eps, _precision(a, b))
+        moments = exact.moments()
+        for view, S in (("view1", moments.S11), ("view2", moments.S22)):
+            if not bool(torch.isfinite(S).all()):
+                raise NumericalError(f"the covariance of {view}'s tower output is {describe_spectrum(S)}")
         if exact.count > 1:
-            self._store(exact.moments(), exact.count)
+            self._store(moments, exact.count, eps)
         return exact.count
 
     def solution(self) -> CCASolution:
         """``U``, ``V`` and the correlations of the stored moments; computed once and kept until these change."""
-        buffers = self.moments()
+        buffers = (*self.moments(), self.eps)
         if self._cache is None or any(b is not kept or b._version != version
                                       for b, (kept, version) in zip(buffers, self._cache[0], strict=True)):
-            with torch.no_grad():
-                solved = cca_solution(self.S11.double(), self.S22.double(), self.S12.double(), self.r1, self.r2,
-                                      dtype=torch.float32)
+            with torch.inference_mode(False), torch.no_grad():  # the cache may be used where gradients are wanted
+                solved = cca_solution(self.S11, self.S22, self.S12, self.r1, self.r2, eps=float(self.eps))
             self._cache = tuple((b, b._version) for b in buffers), solved
         return self._cache[1]
 
@@ -228,6 +258,19 @@ class CCALayer(nn.Module):
     def correlations(self) -> Tensor:
         """(dim,) canonical correlations of the stored moments, descending."""
         return self.solution().correlations
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CCALayer:
+        """Moves with the model, but a cast (``.half()``, ``.to(torch.bfloat16)``) leaves the moments float64: rounded
+        to fewer digits a covariance is not positive definite any more."""
+        def move_only(buffer: Tensor) -> Tensor:
+            moved = fn(buffer)
+            return moved if moved.dtype == buffer.dtype else buffer.to(moved.device)
+
+        return super()._apply(move_only, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which start without a cached solution: the versions it goes by don't carry over."""
+        return {**self.__dict__, "_cache": None}
 
     # -- embedding one view -----------------------------------------------------------------------------------------
 
@@ -266,7 +309,7 @@ class LearnedProjection(nn.Module):
 
     def __init__(self, dim: int, alpha: float = 1.0) -> None:
         super().__init__()
-        if not 0 < alpha <= 1:
+        if not (isinstance(alpha, int | float) and 0 < alpha <= 1):
             raise ExperimentError(f"LearnedProjection: alpha must be in (0, 1], got {alpha!r}")
         self.dim, self.alpha = dim, alpha
         self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim)))

@@ -26,29 +26,36 @@ class CCASolution(NamedTuple):
     correlations: Tensor  #: (k,) canonical correlations, descending, in [0, 1]
 
 
-def noise_floor(S: Tensor, dtype: torch.dtype) -> Tensor:
-    """Variance below which a direction of ``S`` is rounding noise of features held in ``dtype``.
+#: Relative precision of float64, for features that are exact as far as we know.
+EXACT = torch.finfo(torch.float64).eps
+#: Ridge of last resort. With S = 0 and r = 0 it keeps S factorable, and whitened values and gradients (which grow with
+#: 1/√ridge) within the range of float32.
+LEAST_RIDGE = 1e-30
 
-    Features of magnitude ``m`` carry rounding errors of about ``eps·m``. Whitening would blow these errors up to
-    unit variance and count them as signal (a rank-20 feature of scale 30 then "has" correlations in all its
-    dimensions). The ridge is therefore never smaller than ``max((8·eps)², 4·d·eps64)`` times the mean variance,
-    the second term being what the Cholesky factorisation itself needs.
+
+def noise_floor(S: Tensor, eps: float) -> Tensor:
+    """Variance below which a direction of ``S`` is rounding noise of features of relative precision ``eps``.
+
+    Centred features of magnitude ``m`` carry rounding errors of variance about ``(eps·m/2)²``. Whitening would blow
+    these up to unit variance and count them as signal (a rank-20 feature of scale 30 then "has" correlations in all
+    its dimensions). The ridge is therefore never smaller than ``(256·eps)²`` times the mean variance, 260,000 times
+    that noise, but at most 1/256 of the mean variance (bfloat16 needs that cap); nor smaller than ``4·d·eps64`` times
+    the mean variance, which the Cholesky factorisation itself needs.
 
     Args:
         S: (d, d) covariance.
-        dtype: what the features were held in before any conversion; integers count as exact.
+        eps: ``torch.finfo(dtype).eps`` of what the features were held in before any conversion.
 
     Returns:
         Scalar tensor, differentiable in ``S``.
     """
-    d = S.shape[0]
-    eps = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
-    return max((8 * eps) ** 2, 4 * d * torch.finfo(S.dtype).eps) * S.diagonal().mean()
+    rounding = min((256 * eps) ** 2, 1 / 256)
+    return max(rounding, 4 * S.shape[0] * torch.finfo(S.dtype).eps) * S.diagonal().mean()
 
 
-def ridged(S: Tensor, r: float, dtype: torch.dtype = torch.float64) -> Tensor:
+def ridged(S: Tensor, r: float, eps: float = EXACT) -> Tensor:
     """``S + (r + noise_floor)·I``: Tikhonov regularisation with a floor that scales with the features."""
-    ridge = r + noise_floor(S, dtype) + torch.finfo(S.dtype).tiny ** 0.5  # the last keeps S = 0, r = 0 factorable
+    ridge = r + noise_floor(S, eps) + LEAST_RIDGE
     return S + ridge * torch.eye(S.shape[0], dtype=S.dtype, device=S.device)
 
 
@@ -91,20 +98,20 @@ def fix_signs(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cca_solution(S11: Tensor, S22: Tensor, S12: Tensor, r1: float = 0.0, r2: float = 0.0,
-                 n_components: int | None = None, dtype: torch.dtype = torch.float64) -> CCASolution:
+                 n_components: int | None = None, eps: float = EXACT) -> CCASolution:
     """CCA from covariances, by Cholesky whitening and one SVD (Hotelling 1936; Golub and Zha 1992).
 
     Args:
         S11: (d1, d1), S22: (d2, d2), S12: (d1, d2); float64 recommended.
         r1, r2: ridges added to the diagonals.
         n_components: how many to keep; default min(d1, d2).
-        dtype: the features' own dtype, for the noise floor.
+        eps: relative precision of the features, for the noise floor.
 
     Raises:
         NumericalError: a covariance is not finite or not positive definite.
     """
-    L1 = cholesky(ridged(S11, r1, dtype), "view1")
-    L2 = cholesky(ridged(S22, r2, dtype), "view2")
+    L1 = cholesky(ridged(S11, r1, eps), "view1")
+    L2 = cholesky(ridged(S22, r2, eps), "view2")
     E, sigma, Ft = torch.linalg.svd(whitened_cross_covariance(S12, L1, L2), full_matrices=False)
     k = n_components if n_components is not None else sigma.shape[0]
     U = torch.linalg.solve_triangular(L1.mT, E[:, :k], upper=True)

@@ -53,6 +53,11 @@ class TwoTower(nn.Module):
         """y (n, *shape2) to (n, d), by the stored statistics; call it in eval mode."""
         return self.norm(self.head.embed_view2(self.tower2(y)))
 
+    @property
+    def blends_statistics(self) -> bool:
+        """Whether training batches are blended with stored statistics, so that these should be there from the start."""
+        return self.head.alpha != 1.0
+
     def refit(self, batches: Iterable[tuple[Tensor, Tensor]], train_mode: bool = False) -> int:
         """Replaces the head's running statistics by the exact ones of the given pairs.
 
@@ -68,3 +73,8 @@ class TwoTower(nn.Module):
             self.tower1.train(train_mode)
             self.tower2.train(train_mode)
             return self.head.refit((self.tower1(x), self.tower2(y)) for x, y in batches)
+
+
+#: What trainer and evaluator take. A model of a user's own needs ``forward``, ``embed_view1``, ``embed_view2`` and
+#: ``refit`` as above; it need not inherit anything but ``nn.Module``.
+Model = TwoTower

@@ -26,7 +26,7 @@ class TraceNorm(nn.Module):
 
     def __init__(self, rT: float = 0.0) -> None:
         super().__init__()
-        if rT < 0:
+        if not rT >= 0:
             raise ExperimentError(f"TraceNorm: rT must not be negative, got {rT}")
         self.rT = rT
 
@@ -37,7 +37,8 @@ class TraceNorm(nn.Module):
         sigma = embedded.correlations
         if self.rT == 0:
             return -sigma.sum()
-        return -((sigma.square() + self.rT).sqrt() - self.rT**0.5).sum()
+        smoothed = (sigma.square() + self.rT).sqrt() - self.rT**0.5
+        return -(smoothed * sigma.sign()).sum()  # held-out correlations may be negative
 
     def extra_repr(self) -> str:
         return f"rT={self.rT:g}"
@@ -66,35 +67,41 @@ class PairwiseRanking(nn.Module):
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
         scores = self.norm(embedded.view1) @ self.norm(embedded.view2).mT
-        matches = matching_rows(pairs, len(scores), scores.device)
+        matches = shared_items(pairs, len(scores), scores.device)
         loss = self._one_direction(scores, matches)
-        return loss + self._one_direction(scores.mT, matches.mT) if self.symmetric else loss
+        if self.symmetric:
+            loss = loss + self._one_direction(scores.mT, None if matches is None else matches.mT)
+        return loss
 
-    def _one_direction(self, scores: Tensor, matches: Tensor) -> Tensor:
-        hinge = (self.margin - scores.diagonal()[:, None] + scores).clamp(min=0).masked_fill(matches, 0.0)
+    def _one_direction(self, scores: Tensor, matches: Tensor | None) -> Tensor:
+        hinge = scores + (self.margin - scores.diagonal())[:, None]
+        n_negatives: int | Tensor = len(scores) * (len(scores) - 1)
+        if matches is None:
+            hinge = hinge.fill_diagonal_(-1.0)
+        else:
+            hinge = hinge.masked_fill_(matches, -1.0)
+            n_negatives = (~matches).sum()
+        hinge = hinge.relu_()  # in place, since these n × n arrays are what the loss spends its time on
         if self.negatives == "sum":
             return hinge.sum()
         if self.negatives == "hardest":
             return hinge.amax(dim=1).mean()
-        return hinge.sum() / (~matches).sum().clamp(min=1)
+        return hinge.sum() / max(n_negatives, 1)
 
     def extra_repr(self) -> str:
         return f"margin={self.margin:g}, symmetric={self.symmetric}, negatives={self.negatives!r}"
 
 
-def matching_rows(pairs: Tensor | None, n: int, device: torch.device) -> Tensor:
-    """(n, n) bool: whether view-1 row i and view-2 row j are known to match.
+def shared_items(pairs: Tensor | None, n: int, device: torch.device) -> Tensor | None:
+    """(n, n) bool: whether view-1 row i and view-2 row j are known to match; None when only i = j do.
 
-    They do for i = j, and when rows i and j share an item: if both hold the same picture, the caption of row j is a
-    caption of row i's picture.
+    They do when rows i and j share an item: if both hold the same picture, the caption of row j is a caption of row
+    i's picture.
     """
-    matches = torch.eye(n, dtype=torch.bool, device=device)
-    if pairs is None:
-        return matches
-    for items in pairs.to(device).unbind(dim=1):
-        if len(items.unique()) < n:
-            matches |= items[:, None] == items[None, :]
-    return matches
+    if pairs is None or all(len(items.unique()) == n for items in pairs.unbind(dim=1)):
+        return None
+    items1, items2 = pairs.to(device).unbind(dim=1)
+    return (items1[:, None] == items1[None, :]) | (items2[:, None] == items2[None, :])
 
 
 class WeightedSum(nn.Module):

@@ -1,0 +1,215 @@
+"""Moments of two views against numpy.cov, whatever the batching, and Pearson against SciPy."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xmodal.covariance import Moments, PairCovariance, batch_moments, blend, pearson
+from xmodal.errors import DataError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def pairs(n: int, d1: int = 3, d2: int = 2, seed: int = 0, mean: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, d1)) + mean
+    return torch.from_numpy(x), torch.from_numpy(x[:, :1] + rng.normal(size=(n, d2)))
+
+
+def expected(x, y) -> Moments:
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    S, d1 = np.cov(x.T, y.T), x.shape[1]
+    return Moments(x.mean(axis=0), y.mean(axis=0), S[:d1, :d1], S[d1:, d1:], S[:d1, d1:])
+
+
+def accumulated(*batches) -> PairCovariance:
+    covariance = PairCovariance(batches[0][0].shape[1], batches[0][1].shape[1])
+    for x, y in batches:
+        covariance.update(x, y)
+    return covariance
+
+
+def assert_moments(actual, reference, rtol=1e-9, atol=1e-10) -> None:
+    for name, a, b in zip(Moments._fields, actual, reference, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=name)
+
+
+# -- exact -----------------------------------------------------------------------------------------------------------
+
+def test_batch_moments_are_numpys():
+    x, y = pairs(40)
+    assert_moments(batch_moments(x, y), expected(x, y))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
+       st.integers(0, 10**6), st.sampled_from([0.0, -3.0, 1e4]), st.sampled_from([1e-3, 1.0, 1e3]), st.randoms())
+def test_any_batch_sizes_in_any_order_give_numpys_covariance(sizes, seed, mean, scale, random):
+    x, y = (v * scale for v in pairs(sum(sizes), seed=seed, mean=mean))
+    batches = list(zip(x.split(sizes), y.split(sizes), strict=True))
+    random.shuffle(batches)
+    covariance = accumulated(*batches)
+    assert covariance.count == sum(sizes)
+    assert_moments(covariance.moments(), expected(x, y), rtol=1e-8, atol=1e-8 * scale**2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(*[st.integers(0, 8)] * 3, st.integers(0, 10**6))
+def test_merging_is_associative_and_commutative(a, b, c, seed):
+    x, y = pairs(a + b + c + 2, seed=seed, mean=5.0)
+    parts = list(zip(x.split([a + 2, b, c]), y.split([a + 2, b, c]), strict=True))
+    results = []
+    for first, rest in (((0, 1), (2,)), ((1, 2), (0,)), ((2, 0), (1,))):
+        one, other = (accumulated(*(parts[i] for i in group)) for group in (first, rest))
+        one.merge(other)
+        results.append(one)
+    for result in results:
+        assert result.count == len(x)
+        assert_moments(result.moments(), expected(x, y))
+
+
+def test_merging_leaves_the_other_one_alone():
+    one, other = accumulated(pairs(5)), accumulated(pairs(4, seed=1))
+    before = other.moments()
+    one.merge(other)
+    one.update(*pairs(3, seed=2))
+    assert other.count == 4 and all(torch.equal(a, b) for a, b in zip(before, other.moments(), strict=True))
+
+
+def test_a_mean_of_ten_thousand_in_float32_cancels_nothing():
+    x, y = (v.float() for v in pairs(3000, mean=1e4))
+    covariance = accumulated(*zip(x.split(7), y.split(7), strict=True))
+    assert_moments(covariance.moments(), expected(x, y), rtol=1e-9)
+    naive = (x.mT @ x / len(x) - torch.outer(x.mean(0), x.mean(0)))     # the sum-of-products form, in float32
+    assert np.abs(naive.numpy() - expected(x, y).S11).max() > 0.1
+
+
+def test_moments_are_copies():
+    covariance = accumulated(pairs(5))
+    kept = covariance.moments()
+    before = [m.clone() for m in kept]
+    covariance.update(*pairs(5, seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(before, kept, strict=True))
+
+
+def test_nothing_one_row_and_empty_batches():
+    covariance = PairCovariance(3, 2)
+    assert covariance.count == 0 and not any(m.any() for m in covariance.moments())
+    covariance.update(torch.zeros(0, 3), torch.zeros(0, 2))
+    assert covariance.count == 0
+    x, y = pairs(1)
+    covariance.update(x, y)
+    assert covariance.count == 1 and not covariance.S11.any()
+    np.testing.assert_array_equal(covariance.mean1, x[0])
+
+
+def test_takes_any_float_and_values_that_want_gradients():
+    x, y = pairs(9)
+    covariance = accumulated((x.half().requires_grad_(), y.bfloat16()))
+    assert not covariance.S11.requires_grad
+    assert_moments(covariance.moments(), expected(x.half(), y.bfloat16().float()))
+
+
+@pytest.mark.parametrize(("x", "y"), [((4, 2), (4, 2)), ((4, 3), (4, 3)), ((4, 3), (5, 2)), ((4, 3, 1), (4, 2))])
+def test_shapes_that_do_not_fit(x, y):
+    with pytest.raises(DataError, match=r"expected batches \(n, 3\) and \(n, 2\), got"):
+        PairCovariance(3, 2).update(torch.zeros(x), torch.zeros(y))
+
+
+# -- blended ---------------------------------------------------------------------------------------------------------
+
+def test_blend_by_hand():
+    """Two pairs of numbers: old mean 0, variances 1, covariance 0; new means 2 and 4, variances 3, covariance −1."""
+    old = Moments(*(torch.tensor(v) for v in ([0.0], [0.0], [[1.0]], [[1.0]], [[0.0]])))
+    new = Moments(*(torch.tensor(v) for v in ([2.0], [4.0], [[3.0]], [[3.0]], [[-1.0]])))
+    for alpha, by_hand in ((0.0, (0, 0, 1, 1, 0)), (1.0, (2, 4, 3, 3, -1)),
+                           (0.5, (1, 2, (1 + 3) / 2 + 4 / 4, (1 + 3) / 2 + 16 / 4, -1 / 2 + 8 / 4))):
+        assert tuple(float(m) for m in blend(old, new, alpha)) == by_hand
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_blend_is_the_covariance_of_an_explicit_mixture(copies):
+    """alpha = ½ of equal parts, and ¼ where the old part occurs three times; population (ddof 0) moments."""
+    (x1, y1), (x2, y2) = pairs(30), pairs(30, seed=1, mean=2.0)
+    population = [Moments(x.mean(0), y.mean(0), *(torch.from_numpy(np.asarray(S)) * 29 / 30
+                  for S in expected(x, y)[2:])) for x, y in ((x1, y1), (x2, y2))]
+    x, y = torch.cat([x1] * copies + [x2]), torch.cat([y1] * copies + [y2])
+    mixture, n = expected(x, y), len(x)
+    mixture = Moments(*mixture[:2], *(S * (n - 1) / n for S in mixture[2:]))
+    assert_moments(blend(*population, 1 / (copies + 1)), mixture)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6), st.floats(0.01, 1.0), st.floats(-100, 100)), min_size=1, max_size=8),
+       st.integers(0, 10**6))
+def test_blended_joint_covariance_stays_positive_semidefinite(batches, seed):
+    moments = batch_moments(*pairs(4, seed=seed))
+    for i, (n, alpha, mean) in enumerate(batches):
+        moments = blend(moments, batch_moments(*pairs(n, seed=seed + i + 1, mean=mean)), alpha)
+    joint = np.block([[moments.S11.numpy(), moments.S12.numpy()], [moments.S12.numpy().T, moments.S22.numpy()]])
+    assert np.linalg.eigvalsh(joint).min() >= -1e-12 * np.trace(joint)
+
+
+def test_detach_cuts_the_graph():
+    x, y = pairs(5)
+    moments = batch_moments(x.requires_grad_(), y)
+    assert moments.S12.requires_grad and not any(m.requires_grad for m in moments.detach())
+
+
+# -- Pearson ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pearson_is_scipys(scale, dtype):
+    x, y = (v.to(dtype) for v in pairs(50, 4, 4))
+    y = y * scale
+    reference = [scipy.stats.pearsonr(x[:, i].double(), y[:, i].double()).statistic for i in range(4)]
+    actual = pearson(x, y)
+    assert actual.dtype == dtype
+    np.testing.assert_allclose(actual, reference, atol=1e-6 if dtype == torch.float32 else 1e-12)
+
+
+def test_pearson_sees_a_small_spread_on_a_big_mean_but_not_rounding():
+    x, y = (v.double() for v in pairs(500, 2, 2))
+    x = (x + 1000).float()
+    x[:, 1] = 1000 + 2.0**-14 * (y[:, 1] > 0)      # the last bit of a float32: a perfect match, but only rounding
+    actual = pearson(x, y.float())
+    assert actual[1] == 0
+    np.testing.assert_allclose(actual[0], scipy.stats.pearsonr(x[:, 0].double(), y[:, 0]).statistic, atol=1e-6)
+    tiny = pearson(1e4 + 1e-4 * y, y)          # float64 resolves this one
+    np.testing.assert_allclose(tiny, [1, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6, 1e-30])
+def test_constant_columns_count_nothing_and_have_a_finite_gradient(value):
+    x, y = (v.float() for v in pairs(1000, 2, 2))
+    x[:, 0] = value
+    x.requires_grad_(), y.requires_grad_()
+    r = pearson(x, y)
+    r.sum().backward()
+    assert r[0] == 0 and r[1] != 0
+    assert torch.isfinite(x.grad).all() and torch.isfinite(y.grad).all() and x.grad[:, 1].any()
+
+
+def test_pearson_gradcheck_and_bounds():
+    x, y = pairs(6, 2, 2)
+    assert torch.autograd.gradcheck(pearson, (x.requires_grad_(), y.requires_grad_()))
+    with torch.no_grad():
+        assert pearson(x.float(), 3 * x.float()).max() <= 1 and pearson(x.float(), -x.float()).min() >= -1
+
+
+def test_nan_stays_nan():
+    x, y = pairs(6, 2, 2)
+    x[3, 1] = float("nan")
+    assert torch.isnan(pearson(x, y)).tolist() == [False, True]
+
+
+def test_one_row_has_no_correlation():
+    assert pearson(torch.ones(1, 2), torch.ones(1, 2)).tolist() == [0, 0]

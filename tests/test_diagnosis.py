@@ -1,0 +1,73 @@
+"""A diagnosis names the cause where it can be seen."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xmodal.data import Batch
+from xmodal.diagnosis import diagnose
+from xmodal.layers import CCALayer
+from xmodal.networks import TwoTower
+from xmodal.towers import mlp
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def model() -> TwoTower:
+    torch.manual_seed(0)
+    return TwoTower(mlp((6,), [8], 4), mlp((5,), [8], 4), CCALayer(4))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    g = torch.Generator().manual_seed(0)
+    return Batch(torch.randn(20, 6, generator=g), torch.randn(20, 5, generator=g), torch.arange(20).repeat(2, 1).T)
+
+
+def test_healthy(model, batch):
+    text = diagnose(model, batch)
+    S = torch.cov(model.eval().tower1(batch.view1).double().T)
+    smallest = ", ".join(f"{v:.3g}" for v in torch.linalg.eigvalsh(S)[:3].tolist())
+    assert f"covariance of view1: smallest eigenvalues {smallest};" in text and "covariance of view2" in text
+    assert "not finite" not in text
+
+
+def test_input_rows(model, batch):
+    batch.view2[[3, 7], 1] = torch.tensor([float("nan"), float("inf")])
+    text = diagnose(model, batch)
+    assert "input view2 is not finite in 2 of 20 rows (first: [3, 7])" in text
+    assert "tower output view2 is not finite in 2 of 20 rows (first: [3, 7])" in text
+    assert "covariance of view2: not finite in 4 of 4 dimensions" in text
+    assert "input view1" not in text and "tower output view1" not in text and "parameters" not in text
+
+
+def test_parameters(model, batch):
+    with torch.no_grad():
+        model.tower1[0].weight[0, 0] = float("nan")
+    text = diagnose(model, batch)
+    assert "1 parameters are not finite (first: tower1.0.weight)" in text and "learning_rate" in text
+    assert "tower output view1 is not finite in 20 of 20 rows" in text
+
+
+def test_changes_nothing(model, batch):
+    model.train()
+    model.tower2.eval()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    diagnose(model, batch)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_without_towers(batch):
+    assert diagnose(torch.nn.Linear(2, 2), batch) == "inputs and parameters are finite"
+
+
+def test_one_row_and_items_of_any_shape(batch):
+    model = TwoTower(mlp((2, 3), [], 4), mlp((5,), [], 4), CCALayer(4))
+    text = diagnose(model, Batch(batch.view1[:1].view(1, 2, 3), batch.view2[:1], batch.pairs[:1]))
+    assert "smallest eigenvalues 0, 0, 0" in text

@@ -1,0 +1,240 @@
+"""Linear algebra of CCA against SciPy, NumPy and finite differences."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xmodal.errors import NumericalError
+from xmodal.linalg import (
+    LEAST_RIDGE,
+    PolarFactor,
+    cca_solution,
+    cholesky,
+    describe_spectrum,
+    fix_signs,
+    noise_floor,
+    ridged,
+    whiten,
+    whitened_cross_covariance,
+)
+
+F32, F64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def covariances(n: int, d1: int, d2: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(n, min(d1, d2)))
+    x = shared @ rng.normal(size=(min(d1, d2), d1)) + rng.normal(size=(n, d1))
+    y = shared @ rng.normal(size=(min(d1, d2), d2)) + rng.normal(size=(n, d2))
+    S = np.cov(x.T, y.T)
+    return tuple(torch.from_numpy(np.ascontiguousarray(part)) for part in (S[:d1, :d1], S[d1:, d1:], S[:d1, d1:]))
+
+
+def inverse_square_root(S: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(S)
+    return vectors @ np.diag(values ** -0.5) @ vectors.T
+
+
+# -- CCA -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("d1", "d2"), [(5, 5), (7, 3), (3, 7), (1, 1), (1, 4)])
+@pytest.mark.parametrize(("r1", "r2"), [(0.0, 0.0), (0.3, 0.01)])
+def test_correlations_solve_the_generalised_eigenproblem(d1, d2, r1, r2):
+    """[[0, S12], [S21, 0]] w = ρ [[S11, 0], [0, S22]] w (Hotelling 1936)."""
+    S11, S22, S12 = covariances(200, d1, d2)
+    left = np.block([[np.zeros((d1, d1)), S12.numpy()], [S12.numpy().T, np.zeros((d2, d2))]])
+    right = scipy.linalg.block_diag(S11.numpy() + r1 * np.eye(d1), S22.numpy() + r2 * np.eye(d2))
+    values, vectors = scipy.linalg.eigh(left, right)
+    k = min(d1, d2)
+    U, V, correlations = cca_solution(S11, S22, S12, r1, r2)
+    assert U.shape == (d1, k) and V.shape == (d2, k)
+    np.testing.assert_allclose(correlations, values[::-1][:k], atol=1e-12)
+    for i in range(k):                                  # and so do the directions, each up to its sign
+        w = np.concatenate([U[:, i], V[:, i]])
+        reference = vectors[:, ::-1][:, i] * np.sqrt(2)
+        np.testing.assert_allclose(w, reference * np.sign(reference @ w), atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 10**6))
+def test_correlations_are_the_singular_values_of_the_explicitly_whitened_matrix(d1, d2, seed):
+    S11, S22, S12 = covariances(60, d1, d2, seed)
+    T = inverse_square_root(S11.numpy()) @ S12.numpy() @ inverse_square_root(S22.numpy())
+    U, V, correlations = cca_solution(S11, S22, S12)
+    np.testing.assert_allclose(correlations, np.linalg.svd(T, compute_uv=False), atol=1e-9)
+    k = min(d1, d2)
+    np.testing.assert_allclose(U.T @ S11 @ U, np.eye(k), atol=1e-8)
+    np.testing.assert_allclose(V.T @ S22 @ V, np.eye(k), atol=1e-8)
+    np.testing.assert_allclose(U.T @ S12 @ V, np.diag(correlations), atol=1e-8)
+    assert (correlations.diff() <= 0).all() and (correlations >= 0).all() and (correlations <= 1).all()
+
+
+def test_components_are_the_first_of_all():
+    S = covariances(100, 6, 4)
+    every, two = cca_solution(*S), cca_solution(*S, n_components=2)
+    assert two.U.shape == (6, 2) and two.V.shape == (4, 2)
+    torch.testing.assert_close(two, type(two)(every.U[:, :2], every.V[:, :2], every.correlations[:2]))
+
+
+def test_identical_views_have_correlations_of_one_and_never_more():
+    S11, _, _ = covariances(50, 6, 6)
+    correlations = cca_solution(S11, S11, S11).correlations
+    assert correlations.max() <= 1 and correlations.min() > 1 - 1e-9
+
+
+def test_whitening_against_explicit_inverses():
+    S11, S22, S12 = covariances(80, 5, 3)
+    L1, L2 = cholesky(S11, "a"), cholesky(S22, "b")
+    expected = np.linalg.inv(L1.numpy()) @ S12.numpy() @ np.linalg.inv(L2.numpy()).T
+    np.testing.assert_allclose(whitened_cross_covariance(S12, L1, L2), expected, atol=1e-11)
+    A = torch.randn(9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(whiten(A, L1), A.numpy() @ np.linalg.inv(L1.numpy()).T, atol=1e-11)
+
+
+def test_signs_make_the_largest_entry_of_each_column_of_u_positive_and_keep_the_product():
+    rng = np.random.default_rng(0)
+    U, V = (torch.from_numpy(rng.normal(size=s)) for s in ((6, 4), (5, 4)))
+    U2, V2 = fix_signs(U, V)
+    for i in range(4):
+        sign = np.sign(float(U[np.argmax(np.abs(U[:, i].numpy())), i]))
+        np.testing.assert_array_equal(U2[:, i], sign * U[:, i])
+        np.testing.assert_array_equal(V2[:, i], sign * V[:, i])
+    flips = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    assert all(torch.equal(a, b) for a, b in zip(fix_signs(U * flips, V * flips), (U2, V2), strict=True))
+
+
+def test_signs_of_a_column_of_zeros():
+    U, V = fix_signs(torch.zeros(3, 1), torch.ones(3, 1))
+    assert torch.equal(V, torch.ones(3, 1)) and torch.equal(U, torch.zeros(3, 1))
+
+
+# -- the polar factor ------------------------------------------------------------------------------------------------
+
+def with_singular_values(values: list[float], seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    E, F = (np.linalg.qr(rng.normal(size=(len(values),) * 2))[0] for _ in range(2))
+    return torch.from_numpy(E @ np.diag(values) @ F.T)
+
+
+def test_polar_factor_is_scipys_and_orthogonal():
+    T = with_singular_values([0.9, 0.5, 0.3, 0.1])
+    Q, sigma = PolarFactor.apply(T, 1e-8)
+    np.testing.assert_allclose(Q, scipy.linalg.polar(T.numpy())[0], atol=1e-13)
+    np.testing.assert_allclose(Q @ Q.T, np.eye(4), atol=1e-13)
+    np.testing.assert_allclose(sigma, [0.9, 0.5, 0.3, 0.1], atol=1e-13)
+    symmetric = Q.T @ T                                  # T = Q P with P positive semidefinite
+    np.testing.assert_allclose(symmetric, symmetric.T, atol=1e-13)
+    assert np.linalg.eigvalsh(symmetric.numpy()).min() > 0
+
+
+@pytest.mark.parametrize("values", [[0.9, 0.5, 0.3, 0.1], [0.7, 0.7, 0.3, 0.3], [0.6, 0.6, 0.6, 0.6],
+                                    [0.9, 0.5, 0.2, 1e-3]],
+                         ids=["distinct", "two repeated", "all equal", "one near zero"])
+def test_polar_factor_gradcheck(values):
+    T = with_singular_values(values).requires_grad_()
+    assert torch.autograd.gradcheck(lambda T: PolarFactor.apply(T, 1e-12)[0], (T,), eps=1e-7, atol=1e-5)
+    weights = torch.arange(1.0, 5.0, dtype=torch.float64)
+    if len(set(values)) == 4:      # one σ of a repeated set has no derivative, their sum has
+        assert torch.autograd.gradcheck(lambda T: PolarFactor.apply(T, 1e-12)[1] * weights, (T,), eps=1e-7)
+    assert torch.autograd.gradcheck(lambda T: PolarFactor.apply(T, 1e-12)[1].sum(), (T,), eps=1e-7, atol=1e-6)
+
+
+def test_gradient_of_the_trace_norm_is_the_polar_factor():
+    T = with_singular_values([0.9, 0.5, 0.5, 0.0]).requires_grad_()
+    Q, sigma = PolarFactor.apply(T, 1e-8)
+    sigma.sum().backward()
+    torch.testing.assert_close(T.grad, Q.detach(), atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.2, 0.0, 0.0], [0.0] * 4, [1e-9] * 4])
+def test_gradient_through_vanishing_singular_values_is_bounded_by_the_damping(values):
+    """(H − Hᵀ) ∘ K with K ≤ 1/(2ε): at most ‖H‖/ε, in Frobenius norm."""
+    T, eps = with_singular_values(values).requires_grad_(), 1e-4
+    weights = torch.from_numpy(np.random.default_rng(1).normal(size=(4, 4)))
+    (PolarFactor.apply(T, eps)[0] * weights).sum().backward()
+    assert torch.isfinite(T.grad).all() and T.grad.norm() <= weights.norm() / eps
+
+
+def test_damping_by_the_formula():
+    """E [(H − Hᵀ) ∘ s/(s² + ε²)] Fᵀ, entry by entry."""
+    T, eps = with_singular_values([0.8, 0.3, 0.1]).requires_grad_(), 0.05
+    grad = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 3)))
+    PolarFactor.apply(T, eps)[0].backward(grad)
+    E, sigma, Ft = np.linalg.svd(T.detach().numpy())
+    H, inner = E.T @ grad.numpy() @ Ft.T, np.zeros((3, 3))
+    for i in range(3):
+        for j in range(3):
+            s = sigma[i] + sigma[j]
+            inner[i, j] = (H[i, j] - H[j, i]) * s / (s**2 + eps**2)
+    np.testing.assert_allclose(T.grad, E @ inner @ Ft, atol=1e-13)
+
+
+def test_singular_values_above_one_are_rounding():
+    assert PolarFactor.apply(with_singular_values([1 + 1e-9, 0.5]), 1e-8)[1].max() == 1
+
+
+def test_second_derivatives_are_refused_not_wrong():
+    T = with_singular_values([0.8, 0.3]).requires_grad_()
+    grad, = torch.autograd.grad(PolarFactor.apply(T, 1e-8)[0].pow(3).sum(), T, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+# -- ridges and errors -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("eps", "relative"), [(F32, (256 * F32) ** 2), (2.0**-7, 1 / 256), (2.0**-10, 1 / 256),
+                                               (F64, 4 * 5 * F64)])
+def test_noise_floor_by_the_formula(eps, relative):
+    S = covariances(50, 5, 5)[0]
+    floor = relative * np.trace(S) / 5
+    np.testing.assert_allclose(noise_floor(S, eps), floor, rtol=1e-12)
+    np.testing.assert_allclose(ridged(S, 0.5, eps), S.numpy() + (0.5 + floor) * np.eye(5), rtol=1e-12)
+
+
+def test_all_zero_covariance_is_factorable_without_a_ridge():
+    L = cholesky(ridged(torch.zeros(3, 3, dtype=torch.float64), 0.0), "view1")
+    np.testing.assert_allclose(L @ L.T, LEAST_RIDGE * np.eye(3))
+    assert torch.finfo(torch.float32).max ** 0.5 > 1 / LEAST_RIDGE**0.5     # whitened values can still be squared
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e6, 1e-6])
+def test_noise_floor_keeps_rounding_of_rank_20_features_from_counting(scale):
+    """Rank 20 of 50, rounded to float32: with no other ridge the sum of correlations is 20, not more."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(200, 20))
+    x, y = ((shared @ rng.normal(size=(20, 50)) * scale).astype(np.float32).astype(np.float64) for _ in range(2))
+    S = np.cov(x.T, y.T)
+    S11, S22, S12 = (torch.from_numpy(np.ascontiguousarray(p)) for p in (S[:50, :50], S[50:, 50:], S[:50, 50:]))
+    assert cca_solution(S11, S22, S12, eps=F32).correlations.sum() <= 20 + 1e-3
+    assert cca_solution(S11, S22, S12).correlations.sum() > 20.1        # what the floor is for
+
+
+def test_cholesky_says_what_and_why():
+    with pytest.raises(NumericalError, match=r"covariance of view1 is not positive definite: smallest eigenvalues "
+                                             r"-1, 2, 3; largest 5 .*r1, r2"):
+        cholesky(torch.diag(torch.tensor([2.0, -1.0, 3.0, 5.0], dtype=torch.float64)), "view1")
+    broken = torch.eye(4, dtype=torch.float64)
+    broken[2, 1] = broken[1, 2] = float("nan")
+    with pytest.raises(NumericalError, match=r"of view2 .*not finite in 2 of 4 dimensions \(first: \[1, 2\]\)"):
+        cholesky(broken, "view2")
+
+
+def test_cca_solution_names_the_view_that_is_not_finite():
+    S11, S22, S12 = covariances(50, 3, 3)
+    with pytest.raises(NumericalError, match="view2"):
+        cca_solution(S11, S22 * float("inf"), S12)
+    with pytest.raises(NumericalError, match="view1"):
+        cca_solution(S11 * float("nan"), S22, S12)
+
+
+def test_spectrum_of_one_dimension():
+    assert "smallest eigenvalues 3; largest 3" in describe_spectrum(torch.tensor([[3.0]]))

@@ -1,0 +1,100 @@
+"""Towers: shapes, sizes, initialisation."""
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from xmodal.errors import ExperimentError
+from xmodal.towers import conv_tower, mlp
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def n_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("shape", "hidden", "expected"), [
+    ((7,), [], 7 * 4 + 4),
+    ((7,), [5], 7 * 5 + 2 * 5 + 5 * 4 + 4),                    # batch norm: a scale and a shift in place of the bias
+    ((1, 3, 2), [5, 6], 6 * 5 + 2 * 5 + 5 * 6 + 2 * 6 + 6 * 4 + 4),
+])
+def test_mlp(shape, hidden, expected):
+    tower = mlp(shape, hidden, 4)
+    assert tower(torch.randn(9, *shape)).shape == (9, 4)
+    assert n_parameters(tower) == expected
+
+
+def test_mlp_by_hand():
+    tower = mlp((3,), [5], 2)
+    with torch.no_grad():
+        tower[1].weight.copy_(torch.rand(5)), tower[1].bias.copy_(torch.rand(5))
+    x = torch.randn(8, 3)
+    h = x @ tower[0].weight.mT
+    h = (h - h.mean(dim=0)) / (h.var(dim=0, unbiased=False) + 1e-5).sqrt() * tower[1].weight + tower[1].bias
+    h = torch.where(h > 0, h, h.exp() - 1)
+    torch.testing.assert_close(tower(x), h @ tower[3].weight.mT + tower[3].bias)
+
+
+def test_mlp_options():
+    tower = mlp((6,), [5, 5], 2, batch_norm=False, dropout=0.5, nonlinearity=nn.Tanh)
+    assert [type(layer) for layer in tower] == [nn.Linear, nn.Tanh, nn.Dropout] * 2 + [nn.Linear]
+    assert n_parameters(tower) == 6 * 5 + 5 + 5 * 5 + 5 + 5 * 2 + 2
+    assert tower[2].p == 0.5
+
+
+@pytest.mark.parametrize(("shape", "channels", "convolutions"), [
+    ((3, 8, 12), [4, 6], 2), ((8, 8), [4], 1), ((1, 4, 4), [2, 2], 3), ((2, 5, 7), [3, 3], 2), ((2, 3, 3), [], 2)])
+def test_conv_tower(shape, channels, convolutions):
+    tower = conv_tower(shape, channels, 5, convolutions=convolutions)
+    assert tower(torch.randn(3, *shape)).shape == (3, 5)
+    fan_in, expected = shape[0] if len(shape) == 3 else 1, 0
+    for width in channels:
+        for _ in range(convolutions):
+            expected += 9 * fan_in * width + 2 * width
+            fan_in = width
+    assert n_parameters(tower) == expected + fan_in * 5 + 2 * 5
+
+
+def test_conv_tower_averages_over_all_positions():
+    """The tower but for its last two modules gives a map; its output is the map's mean."""
+    tower = conv_tower((1, 8, 8), [4], 5).eval()
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(tower(x), tower[:-2](x).mean(dim=(2, 3)))
+    assert tower[:-2](x).shape == (3, 5, 4, 4)
+
+
+def test_images_without_a_channel_axis_are_those_with_one_channel():
+    tower = conv_tower((8, 6), [4], 5).eval()
+    x = torch.randn(3, 8, 6)
+    assert torch.equal(tower(x), tower[1:](x[:, None]))
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 2, 3, 4), ()])
+def test_items_that_are_no_images(shape):
+    with pytest.raises(ExperimentError, match=r"needs items of shape \(channels, height, width\)"):
+        conv_tower(shape, [4], 5)
+
+
+@pytest.mark.parametrize(("shape", "blocks", "most"), [((1, 7, 9), 3, 2), ((3, 100), 2, 1), ((1, 1, 5), 1, 0)])
+def test_images_too_small_for_so_many_blocks(shape, blocks, most):
+    with pytest.raises(ExperimentError, match=rf"{blocks} blocks halve an item of .* use at most {most} blocks"):
+        conv_tower(shape, [4] * blocks, 5)
+    conv_tower(shape, [4] * most, 5).eval()(torch.randn(2, *shape))
+
+
+@pytest.mark.parametrize(("tower", "fan_ins"), [
+    (mlp((300,), [200], 100), [300, 200]), (conv_tower((16, 8, 8), [64, 64], 128, convolutions=1), [144, 576, 64])],
+    ids=["mlp", "conv"])
+def test_weights_have_variance_one_over_fan_in(tower, fan_ins):
+    weights = [m.weight for m in tower.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    for weight, fan_in in zip(weights, fan_ins, strict=True):
+        assert float(weight.detach().var()) * fan_in == pytest.approx(1, rel=0.05)
+        assert abs(float(weight.detach().mean())) < 4 / (fan_in * weight.numel()) ** 0.5
+        assert float(weight.detach().abs().max()) <= (3 / fan_in) ** 0.5
+    assert all(not m.bias.any() for m in tower.modules() if isinstance(m, nn.Linear) and m.bias is not None)
