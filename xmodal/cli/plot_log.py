@@ -127,10 +127,7 @@ def draw(args: argparse.Namespace, runs: dict[str, Path], figure: Any = None) ->
 
 def _write(args: argparse.Namespace, runs: dict[str, Path]) -> None:
     """Draws into ``--out``, whole or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     figure = draw(args, runs)
-    FigureCanvasAgg(figure)
     with replacing(args.out) as path:
         figure.savefig(path, format=args.out.suffix[1:].lower(), dpi=150)
 

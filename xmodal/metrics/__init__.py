@@ -1,0 +1,20 @@
+"""Ranks and what follows from ranks, correlations, and bootstrap intervals. Never sees a model."""
+from xmodal.metrics.bootstrap import Interval, bootstrap_interval, paired_bootstrap_difference
+from xmodal.metrics.correlation import canonical_correlation, sum_correlation
+from xmodal.metrics.ranks import Ranks, retrieval_ranks
+from xmodal.metrics.retrieval import DIRECTIONS, PRIMARY, Primary, rank_metrics, retrieval_metrics
+
+__all__ = [
+    "DIRECTIONS",
+    "PRIMARY",
+    "Interval",
+    "Primary",
+    "Ranks",
+    "bootstrap_interval",
+    "canonical_correlation",
+    "paired_bootstrap_difference",
+    "rank_metrics",
+    "retrieval_metrics",
+    "retrieval_ranks",
+    "sum_correlation",
+]

@@ -1,0 +1,298 @@
+"""Text and curves: the evaluation block, the line per epoch, and plots of training logs. Formatting only."""
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xmodal.errors import DataError, did_you_mean
+from xmodal.metrics import PRIMARY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 80
+# Okabe and Ito 2008: told apart by colour-blind readers, too; their yellow is left out, too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+LINE_STYLES = ("-", (0, (6, 2)), (0, (1, 1.2)))     # runs beyond the colours take the next style
+LONGEST_NAME = 60
+_EPOCH_COLUMNS = (("epoch", 5), ("loss_tr", 8), ("loss_va", 8), ("mrr_tr", 6), ("mrr_va", 6), ("med_tr", 6),
+                  ("med_va", 6), ("lr", 7), ("sec", 5), ("refit", 6), ("left", 4))
+
+Log = Sequence[Mapping[str, Any]]
+
+
+# -- text --------------------------------------------------------------------------------------------------------
+
+def evaluation_block(metrics: Mapping[str, Any], direction: str, title: str,
+                     intervals: Mapping[str, tuple[float, float]] | None = None) -> str:
+    """The report of one direction as plain text, at most 80 columns.
+
+    A line of the hit rates says: percent of the queries (their number), then percent divided by k, as this method
+    family's programs print it. The two correlations stand side by side, because the first alone can be gamed.
+
+    Args:
+        metrics: ``{"V1_to_V2": {...}, "V2_to_V1": {...}}`` as ``retrieval_metrics`` returns it, and, where known,
+            ``sum_correlation``, ``canonical_correlation`` and ``dim``.
+        direction: which of the two.
+        title: what was evaluated; it must say ``synthetic`` where the data are.
+        intervals: (low, high) by key; by default ``metrics[direction]["intervals"]``, if any.
+
+    Raises:
+        DataError: no such direction.
+    """
+    if direction not in metrics:
+        raise DataError(f"direction {direction!r}: {did_you_mean(direction, [k for k in metrics if '_to_' in k])}")
+    values = metrics[direction]
+    bounds = intervals if intervals is not None else values.get("intervals", {})
+    queries, gallery = values["n_queries"], values["n_gallery"]
+    lines = [*textwrap.wrap(title, WIDTH), "Hit Rates:"]
+    for k in sorted(int(key[1:]) for key in values if key[0] == "r" and key[1:].isdecimal()):
+        rate = values[f"r{k}"]
+        lines.append(f"Top {k:02d}: {rate:.3f} ({values[f'hits{k}']}) {rate / k:.3f}{_bounds(bounds, f'r{k}', 2)}")
+    lines += [f"Median Rank: {values['median_rank']:.2f} ({gallery}){_bounds(bounds, 'median_rank', 2)}",
+              f"Mean Rank  : {values['mean_rank']:.2f} ({gallery}){_bounds(bounds, 'mean_rank', 2)}",
+              f"Mean Dist  : {values['mean_distance']:.5f}",
+              f"MRR        : {values['mrr']:.3f}{_bounds(bounds, 'mrr', 3)}",
+              f"Min Dist   : {values['min_distance']:.5f}",
+              f"Max Dist   : {values['max_distance']:.5f}",
+              f"Med Dist   : {values['median_distance']:.5f}"]
+    if queries != gallery:
+        lines.append(f"Queries    : {queries} with a match, {gallery} items in the gallery")
+    if values.get("tied_queries", 0) > 0:
+        lines.append(f"Tied       : {values['tied_queries']} of {queries} queries; ties take the average rank")
+    if "map" in values:
+        lines += _class_lines(values)
+    if "sum_correlation" in metrics:
+        lines += textwrap.wrap(_correlations(metrics), WIDTH)
+    return "\n".join(lines)
+
+
+def baseline_line(name: str, metrics: Mapping[str, Any], direction: str) -> str:
+    """A baseline in two or three short lines, to stand below the block of a model."""
+    values = metrics[direction]
+    hits = [f"top {k:02d} {values[f'r{k}']:.2f}" for k in (1, 10) if f"r{k}" in values]
+    parts = [f"MRR {values['mrr']:.3f}", *hits, f"median rank {values['median_rank']:.2f}"]
+    lines = [f"{name}:", f"  {', '.join(parts)}"]
+    if "sum_correlation" in metrics:
+        lines += textwrap.wrap(_correlations(metrics), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _bounds(intervals: Mapping[str, tuple[float, float]], key: str, digits: int) -> str:
+    if key not in intervals:
+        return ""
+    low, high = intervals[key]
+    return f" [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _class_lines(values: Mapping[str, float]) -> list[str]:
+    if math.isnan(values["map"]):
+        return ["mAP        : undefined (no query's class is in the gallery)"]
+    gains = [f"@{key[4:]} {value:.3f}" for key, value in values.items() if key.startswith("ndcg")]
+    lines = [f"mAP        : {values['map']:.3f} (same class)"]
+    return [*lines, f"nDCG       : {', '.join(gains)} (same class)"] if gains else lines
+
+
+def _correlations(metrics: Mapping[str, Any]) -> str:
+    most = f" of {metrics['dim']}" if "dim" in metrics else ""
+    parts = [f"{name} correlation: {metrics[key]:.2f}{most}" for name, key in
+             (("Sum", "sum_correlation"), ("Canonical", "canonical_correlation")) if key in metrics]
+    return " | ".join(parts)
+
+
+def epoch_header() -> str:
+    """The names above the columns of ``epoch_line``."""
+    return " ".join(f"{name:>{width}}" for name, width in _EPOCH_COLUMNS)
+
+
+def epoch_line(line: Mapping[str, Any]) -> str:
+    """One line of ``log.jsonl`` in fixed columns, at most 80; what it lacks shows as ``-``.
+
+    ``left`` is the patience that is left, in epochs; an epoch that was the best so far ends in ``*``.
+    """
+    texts = [_cell(line.get("epoch"), "d"), _cell(line.get("loss_tr"), ".4f"), _cell(line.get("loss_va"), ".4f"),
+             _cell(line.get("mrr_tr"), ".4f"), _cell(line.get("mrr_va"), ".4f"),
+             _cell(line.get("median_rank_tr"), ".1f"), _cell(line.get("median_rank_va"), ".1f"),
+             _cell(line.get("lr"), ".1e"), _cell(line.get("seconds"), ".1f"), _cell(line.get("refit_pairs"), "d"),
+             _cell(line.get("patience_left"), "d")]
+    cells = [f"{_fit(text, width):>{width}}" for text, (_, width) in zip(texts, _EPOCH_COLUMNS, strict=True)]
+    return " ".join(cells) + (" *" if line.get("best") else "")
+
+
+def _cell(value: Any, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+def _fit(text: str, width: int) -> str:
+    """A number that is too long for its column, with fewer digits."""
+    for digits in (3, 2, 1, 0):
+        if len(text) <= width:
+            return text
+        text = f"{float(text):.{digits}e}".replace("e+0", "e").replace("e-0", "e-")
+    return text
+
+
+# -- curves ------------------------------------------------------------------------------------------------------
+
+def plot_curves(logs: Mapping[str, Log], key: str = f"{PRIMARY.key}_%s", high_is_better: bool | None = None,
+                max_epoch: int | None = None, ymin: float | None = None, ymax: float | None = None,
+                figure: Figure | None = None) -> Figure:
+    """Curves of a logged value over epochs, one colour per run, the best validation value of each marked.
+
+    Args:
+        logs: lines of ``log.jsonl`` by the name of the run.
+        key: a key of the lines; ``%s`` stands for both ``tr`` (drawn thick and light) and ``va``.
+        high_is_better: which value is the best; by default what ``metrics.PRIMARY`` says of the primary metric,
+            and low for others.
+        max_epoch: leave later epochs out.
+        ymin: lower end of the y axis.
+        ymax: its upper end.
+        figure: where to draw, emptied first; by default a new figure that belongs to no window.
+
+    Raises:
+        DataError: no epoch at all, an unknown key, a value that is no number, or an empty range.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # half a second, which training should not pay
+
+    logs = {name: [line for i, line in enumerate(lines) if max_epoch is None or _epoch(line, i) <= max_epoch]
+            for name, lines in logs.items()}
+    _check_request(logs, key, ymin, ymax)
+    if high_is_better is None:
+        high_is_better = PRIMARY.high_is_better and key.replace("%s", "va") == f"{PRIMARY.key}_va"
+    rows = math.ceil(len(logs) / _legend_columns(logs)) + (1 if "%s" in key else 0)
+    if figure is None:
+        figure = Figure(figsize=(9, 5 + 0.22 * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+    figure.clear()
+    axes = figure.add_subplot()
+    best = {}
+    for number, (name, lines) in enumerate(logs.items()):
+        best[name] = _draw_run(axes, number, name, lines, key, high_is_better)
+    axes.set_ylim(ymin, ymax)
+    axes.set_xlim(0, (max_epoch or max(_epoch(line, i) for lines in logs.values() for i, line in enumerate(lines))) + 1)
+    _mark_best(axes, list(best.values()))
+    _label(figure, axes, key, high_is_better, _legend_columns(logs))
+    return figure
+
+
+def _epoch(line: Mapping[str, Any], position: int) -> int:
+    return int(line.get("epoch", position + 1))
+
+
+def _check_request(logs: Mapping[str, Log], key: str, ymin: float | None, ymax: float | None) -> None:
+    if key.count("%") != key.count("%s") or key.count("%s") > 1:
+        raise DataError(f"key {key!r}: a % may only stand once, as %s for tr and va, such as {PRIMARY.key}_%s")
+    if ymin is not None and ymax is not None and ymin >= ymax:
+        raise DataError(f"ymin must be below ymax, got {ymin:g} and {ymax:g}")
+    lines = [line for log in logs.values() for line in log]
+    if not lines:
+        raise DataError("no epoch to draw: the logs are empty so far, or end before the first epoch asked for")
+    present = {name for line in lines for name, value in line.items()
+               if isinstance(value, (int, float)) and name != "epoch"}
+    if not present.intersection((key.replace("%s", "tr"), key.replace("%s", "va"))):
+        patterns = {name[:-2] + "%s" for name in present if name.endswith("_va") and name[:-2] + "tr" in present}
+        raise DataError(f"the logs have no numbers under {key!r}; {did_you_mean(key, present | patterns)}")
+
+
+def _values(lines: Log, key: str) -> np.ndarray:
+    """The values under ``key``, (n,) float64, NaN where a line has none."""
+    values = [line.get(key) for line in lines]
+    return np.array([float(v) if isinstance(v, (int, float)) else np.nan for v in values])
+
+
+def _draw_run(axes: Axes, number: int, name: str, lines: Log, key: str, high_is_better: bool,
+              ) -> tuple[float, float, str] | None:
+    """Draws one run; returns epoch, value and colour of its best value, None where it has no finite value."""
+    colour = COLOURS[number % len(COLOURS)]
+    style = LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]
+    epochs = np.array([_epoch(line, i) for i, line in enumerate(lines)])
+    if "%s" in key:
+        train = _values(lines, key.replace("%s", "tr"))
+        axes.plot(epochs, train, color=colour, linestyle=style, linewidth=3.5, alpha=0.3, label="_train",
+                  **_points(train))
+    values = _values(lines, key.replace("%s", "va"))
+    finite = np.isfinite(values)
+    best, label = None, f"{_shorten(name)} (no values)"
+    if finite.any():
+        masked = np.where(finite, values, -np.inf if high_is_better else np.inf)
+        at = int(masked.argmax() if high_is_better else masked.argmin())
+        best = float(epochs[at]), float(values[at]), colour
+        label = f"{_shorten(name)}: {_best_text(*best[:2])}"
+    # A name that begins with _ would be left out of the legend, hence the space of no width.
+    axes.plot(epochs, np.where(finite, values, np.nan), color=colour, linestyle=style, linewidth=1.4,
+              label=f"\u200b{label}", **_points(values))
+    return best
+
+
+def _best_text(epoch: float, value: float) -> str:
+    return f"{value:#.4g} @ {epoch:.0f}"
+
+
+def _points(values: np.ndarray) -> dict[str, Any]:
+    """A lone value has no line to be seen by."""
+    return {"marker": "o", "markersize": 4} if np.isfinite(values).sum() == 1 else {}
+
+
+def _shorten(name: str) -> str:
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[:half - 1]}…{name[-half:]}"
+
+
+def _mark_best(axes: Axes, best: Sequence[tuple[float, float, str] | None]) -> None:
+    """A dot at each best value, a dashed line from it to the right edge, and there the number, none on another."""
+    marks = sorted((mark for mark in best if mark is not None), key=lambda mark: mark[1])
+    if not marks:
+        return
+    low, high = axes.get_ylim()
+    heights = _spread([(value - low) / (high - low) for _, value, _ in marks], gap=0.042)
+    right = axes.get_xlim()[1]
+    for (epoch, value, colour), height in zip(marks, heights, strict=True):
+        axes.plot([epoch], [value], "o", color=colour, markersize=6, markeredgecolor="white", zorder=4)
+        axes.plot([epoch, right], [value, value], linestyle=(0, (4, 3)), linewidth=0.8, color=colour, alpha=0.7)
+        axes.annotate(_best_text(epoch, value), (1, height), xycoords="axes fraction", xytext=(6, 0),
+                      textcoords="offset points", va="center", fontsize=8.5, color=colour, annotation_clip=False)
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights within [0, 1], moved as little as possible to be ``gap`` apart (evenly where that is too much).
+
+    Less i · gap, such heights only have to ascend: isotonic regression by pooling neighbours that don't.
+    """
+    gap = min(gap, 1.0 / max(1, len(heights) - 1))
+    pools: list[list[float]] = []
+    for i, height in enumerate(heights):
+        pools.append([height - i * gap])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    level = [float(np.mean(pool)) for pool in pools for _ in pool]
+    return [min(max(value, 0.0), 1.0 - (len(heights) - 1) * gap) + i * gap for i, value in enumerate(level)]
+
+
+def _legend_columns(logs: Mapping[str, Log]) -> int:
+    return max(1, min(4, 115 // (max(len(_shorten(name)) for name in logs) + 22)))
+
+
+def _label(figure: Figure, axes: Axes, key: str, high_is_better: bool, columns: int) -> None:
+    """Axis names, and the legend below the axes, where it hides nothing."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(f"{key.replace('_%s', '').replace('%s', '')} ({'higher' if high_is_better else 'lower'} is better)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    if "%s" in key:
+        handles = [Line2D([], [], color="0.4", linewidth=3.5, alpha=0.4), Line2D([], [], color="0.4", linewidth=1.4),
+                   *handles]
+        labels = ["training", "validation", *labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False,
+                  handlelength=3)
