@@ -31,8 +31,9 @@ STUDIES: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
     "mnist_heads": ("mnist_halves",
                     {name: (f"mnist_halves_{name}", {}) for name in ("ccal_tno", "learned_cont", "ccal_cont")}),
     "small_batches": ("mnist_halves", {
-        f"batch {size}, alpha {alpha}": ("mnist_halves_ccal_cont", {"batch_size": size, "alpha": alpha, "max_epochs": 10,
-                                                                     "patience": 10, "learning_rate": 1e-3})
+        f"batch {size}, alpha {alpha}": ("mnist_halves_ccal_cont", {"batch_size": size, "alpha": alpha,
+                                                                    "learning_rate": 1e-3, "max_epochs": 10,
+                                                                    "patience": 10})
         for size, alpha in ((64, 1.0), (64, "auto"), (1000, 1.0))}),
 }
 COLUMNS = {"V1_to_V2 MRR": ("V1_to_V2", "mrr"), "V2_to_V1 MRR": ("V2_to_V1", "mrr"), "V1_to_V2 R@1": ("V1_to_V2", "r1"),

@@ -185,7 +185,7 @@ def test_patience_refinement_and_learning_rate(correlated_pairs):
 def test_refining_goes_back_to_the_best_model_and_its_optimizer(correlated_pairs):
     """Epoch after a refinement = one epoch by hand from the best model, its Adam state and the smaller rate."""
     config = TrainConfig(dim_latent=5, batch_size=200, learning_rate=0.5, max_epochs=30, patience=1,
-                         refinement_steps=1, lr_multiplier=0.01)
+                         refinement_steps=1, lr_multiplier=0.01)  # the model's head has alpha="auto"
     kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     class KeepStates(Recorder):

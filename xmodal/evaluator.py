@@ -1,4 +1,4 @@
-"""Embeds a split and reports its metrics. What is computed is in :mod:`xmodal.metrics`; this only brings it together."""
+"""Embeds a split and reports its metrics. :mod:`xmodal.metrics` computes them; this only brings things together."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -69,8 +69,8 @@ def evaluate(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
         seed: of the bootstrap.
 
     Returns:
-        ``{"V1_to_V2": {...}, "V2_to_V1": {...}, "sum_correlation", "canonical_correlation", "dim", "split", "n_pairs"}``;
-        see :func:`xmodal.metrics.retrieval_metrics`. Rates are percent.
+        ``{"V1_to_V2": {...}, "V2_to_V1": {...}, "sum_correlation", "canonical_correlation", "dim", "split",
+        "n_pairs"}``; see :func:`xmodal.metrics.retrieval_metrics`. Rates are percent.
 
     Raises:
         NumericalError: an embedding is not finite; names view and rows.

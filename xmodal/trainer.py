@@ -21,7 +21,7 @@ from xmodal.errors import CheckpointError, ExperimentError, NumericalError
 from xmodal.evaluator import embed, tower_precision
 from xmodal.layers import Embedded
 from xmodal.metrics import PRIMARY, retrieval_metrics
-from xmodal.networks import evaluating
+from xmodal.networks import Model, evaluating
 
 #: Training metrics are computed on this many training pairs at most, and never on more than there are to validate.
 TRAIN_PROBE = 2000
@@ -78,7 +78,7 @@ class FitResult:
     signal: int | None = None  #: the signal that stopped training, if one did
 
 
-def fit(model: nn.Module, objective: nn.Module, data: PairedData, config: TrainConfig, *, seed: int = 23,
+def fit(model: Model, objective: nn.Module, data: PairedData, config: TrainConfig, *, seed: int = 23,
         run: RunFolder | None = None, resume: bool = False, device: str | torch.device = "cpu",
         display: Display | None = None) -> FitResult:
     """Trains ``model`` on ``data.train`` and keeps the weights that do best on ``data.valid``.
@@ -114,7 +114,7 @@ def fit(model: nn.Module, objective: nn.Module, data: PairedData, config: TrainC
     return training.run()
 
 
-def check_experiment(model: nn.Module, objective: nn.Module, data: PairedData) -> None:
+def check_experiment(model: Model, objective: nn.Module, data: PairedData) -> None:
     """A step on two pairs with a copy of the model: mistakes surface before anything is written.
 
     Raises:
@@ -141,7 +141,7 @@ def check_experiment(model: nn.Module, objective: nn.Module, data: PairedData) -
 class _Training:
     """One run of :func:`fit`."""
 
-    def __init__(self, model: nn.Module, objective: nn.Module, data: PairedData, config: TrainConfig, seed: int,
+    def __init__(self, model: Model, objective: nn.Module, data: PairedData, config: TrainConfig, seed: int,
                  run: RunFolder | None, device: torch.device, display: Display) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
         self.seed, self.folder, self.device, self.display = seed, run, device, display
@@ -177,6 +177,8 @@ class _Training:
 
     def _first_statistics(self) -> None:
         """Blended statistics need something to start from: the training pairs as the fresh towers see them."""
+        if not getattr(self.model, "blends_statistics", False):  # a user's own model need not have it
+            return
         with tower_precision(self.config.precision, self.device):
             self.model.refit(self._batches(0), train_mode=True)
 
@@ -365,6 +367,8 @@ class _Training:
         self.folder.write_log(self.progress.log)
         if self.best:
             self._write_best()
+        self.display.note(f"continuing after epoch {self.progress.epoch}" if not self.progress.finished else
+                          f"already finished after epoch {self.progress.epoch}")
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
@@ -383,8 +387,8 @@ class _Training:
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for signalled, handler in previous.items():
+                signal.signal(signalled, handler)
 
 
 def make_optimizer(modules: list[nn.Module], config: TrainConfig) -> torch.optim.Optimizer:

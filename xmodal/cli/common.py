@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -15,6 +15,7 @@ from xmodal.checkpoint import RunFolder
 from xmodal.config import Experiment, load_experiment
 from xmodal.data import PairedData
 from xmodal.errors import CheckpointError, ExperimentError, XmodalError
+from xmodal.networks import Model
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -42,9 +43,10 @@ def run_command(body: Callable[[], int], debug: bool) -> int:
 
     ``OSError`` is among them: a full disk or a read-only folder is the user's to mend, too.
     """
-    warnings.showwarning = _warn_in_one_line
     try:
-        return body()
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn_in_one_line
+            return body()
     except BrokenPipeError:
         return 0  # the reader of our output (head, less) left
     except (XmodalError, OSError) as error:
@@ -57,7 +59,8 @@ def run_command(body: Callable[[], int], debug: bool) -> int:
         return EXIT_INTERRUPTED
 
 
-def _warn_in_one_line(message: Warning | str, category: type[Warning], *rest: object) -> None:
+def _warn_in_one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int,
+                      file: TextIO | None = None, line: str | None = None) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
@@ -100,7 +103,7 @@ def require_same_data(run: RunFolder, about: dict[str, Any], data: PairedData) -
 
 
 def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device
-               ) -> tuple[torch.nn.Module, dict[str, Any], dict[str, str]]:
+               ) -> tuple[Model, dict[str, Any], dict[str, str]]:
     """A run's model with its weights, on ``device``; its ``config.json``; what the weights' header says."""
     about = run.config()
     require_same_data(run, about, data)

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from xmodal.checkpoint import REFINED, RunFolder
 from xmodal.cli.common import (
@@ -53,13 +54,13 @@ def run_eval(args: argparse.Namespace) -> int:
         raise DataError(f"--n_test must be from 1 to {len(chosen):,} (the {args.split} pairs), got {args.n_test:,}")
     model, about, header = load_model(run, data, REFINED if args.estimate_UV else RunFolder.WEIGHTS, device)
     precision = about["config"].get("precision", "float32")
-    options = {"split": args.split, "n_test": args.n_test, "intervals": args.ci, "seed": args.seed}
-    metrics = evaluate(model, data, device=device, precision=precision, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"split": args.split, "n_test": args.n_test, "intervals": args.ci, "seed": args.seed}
+    metrics = evaluate(model, data, device=device, precision=precision, **options)
     metrics |= {"experiment": about.get("experiment"), "tag": about.get("tag"), "seed": about["seed"],
                 "data": data.name, "fingerprint": data.fingerprint, "synthetic": data.synthetic,
                 "weights": {"file": REFINED if args.estimate_UV else RunFolder.WEIGHTS, **header}}
     if args.linear_cca:
-        metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)  # type: ignore[arg-type]
+        metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)
     run.write_json(_metrics_file(args), metrics)
     if args.json:
         json.dump(metrics, sys.stdout, indent=2)

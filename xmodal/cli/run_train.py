@@ -1,8 +1,8 @@
 """Trains an experiment and keeps what it leaves in runs/<experiment>[-<tag>]/.
 
   python run_train.py --model models/digits_ccal_cont.py --data digits
-  python run_train.py --model models/iapr_ccal_cont.py --data iapr --seed 1 --tag seed1
-  python run_train.py --model models/x.py --data mine.npz --set batch_size=500 --set alpha=auto
+  python run_train.py --model models/iapr_ccal_cont.py --data iapr --seed 1 --tag s1
+  python run_train.py --model models/x.py --data mine.npz --set batch_size=500
   python run_train.py --model models/x.py --data mine.npz --resume
 """
 from __future__ import annotations
