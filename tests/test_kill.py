@@ -67,3 +67,4 @@ def test_training_survives_kill_9(tmp_path):
     finish("killed")
     run = Path("runs", "digits_ccal_cont", "weights.safetensors")
     assert (tmp_path / "undisturbed" / run).read_bytes() == (tmp_path / "killed" / run).read_bytes()
+    assert not list((tmp_path / "killed").rglob(".*.tmp"))

@@ -162,9 +162,11 @@ def test_resume_rolls_log_and_weights_back_to_the_saved_state(correlated_pairs, 
     log, weights = run.file(run.LOG).read_text(), run.file(run.WEIGHTS).read_bytes()
     run.file(run.LOG).write_text(log + '{"epoch": 99}\n')
     run.save_weights(small_model(seed=8).state_dict())
+    run.file(".weights.safetensors.1-ab.tmp").write_text("half")
     fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, resume=True)
     assert run.file(run.LOG).read_text() == log
     assert run.file(run.WEIGHTS).read_bytes() == weights
+    assert not list(run.path.glob(".*"))
 
 
 def test_patience_refinement_and_learning_rate(correlated_pairs):

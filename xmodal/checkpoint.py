@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xmodal.data.atomic import replacing
+from xmodal.atomic import replacing
 from xmodal.errors import CheckpointError, did_you_mean
 
 REFINED = "weights_est_UV.safetensors"
@@ -56,13 +56,17 @@ class RunFolder:
                                   "beside it, --overwrite replaces it")
         if self.path.is_dir():  # config.json goes first: without it a half-cleared folder is no run
             known = (self.CONFIG, self.EXPERIMENT, self.WEIGHTS, self.RESUME, self.LOG)
-            leftovers = [*(self.file(name) for name in known), *self.path.glob("metrics*.json"),
-                         self.file(REFINED), *self.path.glob(".*.tmp")]
-            for leftover in leftovers:
-                leftover.unlink(missing_ok=True)
+            for old in (*(self.file(name) for name in known), *self.path.glob("metrics*.json"), self.file(REFINED)):
+                old.unlink(missing_ok=True)
+            self.clear_temporary_files()
         with replacing(self.file(self.EXPERIMENT)) as path:
             path.write_text(source, encoding="utf-8")
         self.write_json(self.CONFIG, config)
+
+    def clear_temporary_files(self) -> None:
+        """Removes what a kill in the middle of writing left behind."""
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     # -- JSON -------------------------------------------------------------------------------------------------------
 

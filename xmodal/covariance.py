@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -58,22 +59,25 @@ def blend(old: Moments, new: Moments, alpha: float) -> Moments:
 
 
 def pearson(A: Tensor, B: Tensor) -> Tensor:
-    """(d,) Pearson correlations of the columns of (n, d) with those of (n, d); 0 where a column is constant.
+    """(d,) float64 Pearson correlations of the columns of (n, d) with those of (n, d); 0 where one is constant.
 
-    A column counts as constant when its spread is within rounding of its magnitude. NaN gives NaN. The gradient is
-    finite, constant columns included.
+    A column counts as constant when its spread is within rounding of its magnitude. Columns of any scale neither
+    under- nor overflow. NaN gives NaN. The gradient is finite, constant columns included.
     """
-    dtype = A.dtype
-    eps = torch.finfo(dtype).eps
-    largest1, largest2 = A.abs().amax(dim=0).double(), B.abs().amax(dim=0).double()
-    A, B = A.double(), B.double()
-    A, B = A - A.mean(dim=0), B - B.mean(dim=0)
-    squares1, squares2 = A.square().sum(dim=0), B.square().sum(dim=0)
-    rounding = 4 * eps * len(A) ** 0.5
-    constant = (squares1 <= (rounding * largest1) ** 2) | (squares2 <= (rounding * largest2) ** 2)
-    norms = squares1.masked_fill(constant, 1.0).sqrt() * squares2.masked_fill(constant, 1.0).sqrt()
-    r = (A * B).sum(dim=0) / norms
-    return r.masked_fill(constant, 0.0).clamp(-1.0, 1.0).to(dtype)
+    (A, norm1, constant1), (B, norm2, constant2) = _centred_columns(A), _centred_columns(B)
+    r = (A * B).sum(dim=0) / (norm1 * norm2)
+    return r.masked_fill(constant1 | constant2, 0.0).clamp(-1.0, 1.0)
+
+
+def _centred_columns(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns as float64 at a largest magnitude of 1, centred; their norms, 1 for constant ones; which are constant."""
+    eps = torch.finfo(A.dtype).eps
+    A = A.double()
+    A = A / A.detach().abs().amax(dim=0).clamp(min=1e-300)
+    A = A - A.mean(dim=0)
+    squares = A.square().sum(dim=0)
+    constant = squares <= (4 * eps) ** 2 * len(A)
+    return A, squares.masked_fill(constant, 1.0).sqrt(), constant
 
 
 class PairCovariance:
@@ -95,6 +99,22 @@ class PairCovariance:
         self.count = 0
         self.mean1, self.mean2 = zeros(d1), zeros(d2)
         self._M11, self._M22, self._M12 = zeros(d1, d1), zeros(d2, d2), zeros(d1, d2)  # centred sums of products
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[Tensor, Tensor]]) -> PairCovariance:
+        """The covariance of all the given pairs; items are flattened, widths are those of the first batch.
+
+        Raises:
+            DataError: fewer than two pairs.
+        """
+        covariance: PairCovariance | None = None
+        for x, y in batches:
+            x, y = x.flatten(1), y.flatten(1)
+            covariance = covariance or cls(x.shape[1], y.shape[1], device=x.device)
+            covariance.update(x, y)
+        if covariance is None or covariance.count < 2:
+            raise DataError(f"a covariance needs at least two pairs, got {covariance.count if covariance else 0}")
+        return covariance
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """Adds a batch of pairs: ``x`` (n, d1) and ``y`` (n, d2), any floating dtype.

@@ -163,7 +163,7 @@ class CCALayer(nn.Module):
         _check_widths("CCALayer", self.dim, a, b)
         if not self.training:
             z1, z2 = self.embed_view1(a), self.embed_view2(b)
-            return Embedded(z1, z2, pearson(z1, z2))
+            return Embedded(z1, z2, pearson(z1, z2).to(z1.dtype))
         with torch.autocast(a.device.type, enabled=False):
             return self._forward_train(a, b)
 

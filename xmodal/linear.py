@@ -29,14 +29,7 @@ class LinearCCA:
         Raises:
             DataError: fewer than two pairs.
         """
-        covariance: PairCovariance | None = None
-        for x, y in batches:
-            x, y = x.flatten(1), y.flatten(1)
-            if covariance is None:
-                covariance = PairCovariance(x.shape[1], y.shape[1], device=x.device)
-            covariance.update(x, y)
-        if covariance is None or covariance.count < 2:
-            raise DataError("LinearCCA needs at least two pairs to fit")
+        covariance = PairCovariance.of(batches)
         S11, S22, S12 = covariance.S11, covariance.S22, covariance.S12
         self._solution = cca_solution(S11, S22, S12, self.r1 * float(S11.diagonal().mean()),
                                       self.r2 * float(S22.diagonal().mean()), self.n_components)

@@ -348,6 +348,7 @@ class _Training:
         """Takes up the state in the run folder, and rewrites the log and the best weights to agree with it."""
         if self.folder is None:
             raise CheckpointError("resume needs a run folder")
+        self.folder.clear_temporary_files()
         state = self.folder.load_resume()
         if state is None:
             self.display.note("nothing was saved yet: starting from the beginning")

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xmodal.atomic import replacing
 from xmodal.cli.common import command_parser, run_command
-from xmodal.data.atomic import replacing
 from xmodal.errors import DataError
 from xmodal.metrics import PRIMARY
 from xmodal.report import plot_curves

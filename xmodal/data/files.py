@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.atomic import creating_h5, replacing
+from xmodal.atomic import creating_h5, replacing
 from xmodal.data.checks import one_line
 from xmodal.data.pairs import SPLITS, ArrayHash, PairedData, PairSplit, View, as_integers, named_arrays
 from xmodal.data.splitting import split_table
