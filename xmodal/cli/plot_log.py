@@ -1,4 +1,4 @@
-"""Draws training curves of any number of runs, the best validation value of each marked.
+"""Draws training curves of any number of runs, best validation values marked.
 
   python plot_log.py runs/*/log.jsonl --key "mrr_%s" --high_is_better
   python plot_log.py runs/digits_ccal_cont runs/digits_ccal_tno --out curves.svg

@@ -1,7 +1,7 @@
-"""Re-estimates the CCA projection of a trained run on other training pairs; run_eval.py --estimate_UV uses it.
+"""Re-estimates the CCA projection of a run; run_eval.py --estimate_UV uses it.
 
   python refine_cca.py --model models/iapr_ccal_cont.py --data iapr
-  python refine_cca.py --model models/iapr_ccal_cont.py --data iapr --n_train 5000
+  python refine_cca.py --model models/x.py --data mine.npz --n_train 5000
 """
 from __future__ import annotations
 

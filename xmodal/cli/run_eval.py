@@ -1,8 +1,8 @@
-"""Evaluates a trained run on the test pairs: prints one direction, writes both to metrics.json.
+"""Evaluates a run on test pairs: prints a direction, writes both to metrics.json.
 
   python run_eval.py --model models/digits_ccal_cont.py --data digits
   python run_eval.py --model models/digits_ccal_cont.py --data digits --V2_to_V1
-  python run_eval.py --model models/iapr_ccal_cont.py --data iapr --ci --linear_cca
+  python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
 """
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Trains an experiment and keeps what it leaves in runs/<experiment>[-<tag>]/.
 
   python run_train.py --model models/digits_ccal_cont.py --data digits
-  python run_train.py --model models/iapr_ccal_cont.py --data iapr --seed 1 --tag s1
+  python run_train.py --model models/iapr_ccal_cont.py --data iapr --tag seed23
   python run_train.py --model models/x.py --data mine.npz --set batch_size=500
   python run_train.py --model models/x.py --data mine.npz --resume
 """

@@ -6,9 +6,8 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,31 +21,14 @@ from xmodal.evaluator import embed, tower_precision
 from xmodal.layers import Embedded
 from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.networks import Model, evaluating
+from xmodal.trainer.display import Display, Silent
+from xmodal.trainer.optimizer import make_optimizer
+from xmodal.trainer.signals import on_stop_signals
 
 #: Training metrics are computed on this many training pairs at most, and never on more than there are to validate.
 TRAIN_PROBE = 2000
 #: The resume state is written when the time since the last writing is this many times what writing took.
 SAVE_COST_FACTOR = 20
-
-
-class Display(Protocol):
-    """What a training shows while it runs; see :mod:`xmodal.report` for the ones that the commands use."""
-
-    def batch(self, epoch: int, done: int, total: int, loss: float) -> None: ...
-
-    def epoch(self, line: dict[str, Any]) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def batch(self, epoch: int, done: int, total: int, loss: float) -> None: ...
-
-    def epoch(self, line: dict[str, Any]) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 @dataclass
@@ -157,7 +139,7 @@ class _Training:
     def run(self) -> FitResult:
         progress = self.progress
         try:
-            with self._stop_on_signals():
+            with on_stop_signals(self._ask_to_stop):
                 if not (progress.finished or progress.epoch or progress.batch):
                     self._first_statistics()
                 while not progress.finished and self.stopped_by is None:
@@ -172,6 +154,9 @@ class _Training:
         if self.stopped_by is not None and not finished:
             finished = f"interrupted by {signal.Signals(self.stopped_by).name}"
         return FitResult(progress.log, progress.best_epoch, progress.best_value, finished, self.stopped_by)
+
+    def _ask_to_stop(self, number: int) -> None:
+        self.stopped_by = number
 
     # -- an epoch ---------------------------------------------------------------------------------------------------
 
@@ -370,34 +355,3 @@ class _Training:
             self._write_best()
         self.display.note(f"continuing after epoch {self.progress.epoch}" if not self.progress.finished else
                           f"already finished after epoch {self.progress.epoch}")
-
-    @contextmanager
-    def _stop_on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop after the current batch; a second one stops at once."""
-        def ask(number: int, frame: object) -> None:
-            if self.stopped_by is not None:
-                raise KeyboardInterrupt
-            self.stopped_by = number
-
-        previous: dict[int, Any] = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, ask)
-        except ValueError:  # not in the main thread: signals are somebody else's
-            previous = {}
-        try:
-            yield
-        finally:
-            for signalled, handler in previous.items():
-                signal.signal(signalled, handler)
-
-
-def make_optimizer(modules: list[nn.Module], config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam over all parameters, with classic L2 (loss + ``l2·Σw²``, gradient ``2·l2·w``) or decoupled decay."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    if not parameters:
-        raise ExperimentError("the model has no parameters to train")
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    if config.decoupled:
-        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.l2, fused=fused)
-    return torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=2 * config.l2, fused=fused)
