@@ -86,6 +86,17 @@ def test_a_run_is_resumed_or_refused(trained, capsys):
     assert run_train.main(["--model", MODEL, "--data", "digits", "--overwrite", *QUICK]) == 0
 
 
+def test_a_finished_run_goes_on_with_more_epochs(trained):
+    more = ["--model", MODEL, "--data", "digits", "--set", "max_epochs=4"]
+    assert run_train.main([*more, "--resume"]) == 0
+    assert run_train.main([*more, "--tag", "at_once"]) == 0
+    at_once = Path("runs/digits_ccal_cont-at_once")
+    for file in ("weights.safetensors", "experiment.py"):
+        assert (trained / file).read_bytes() == (at_once / file).read_bytes()
+    assert len((trained / "log.jsonl").read_text().splitlines()) == 4
+    assert json.loads((trained / "config.json").read_text())["config"]["max_epochs"] == 4
+
+
 def test_resume_of_nothing_starts_from_the_beginning():
     assert run_train.main(["--model", MODEL, "--data", "digits", "--resume", *QUICK]) == 0
     assert Path("runs/digits_ccal_cont/weights.safetensors").exists()

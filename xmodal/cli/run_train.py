@@ -65,6 +65,7 @@ def train(args: argparse.Namespace) -> int:
     if run is not None and about is not None:
         seed = _same_seed(run, about, args.seed)
         experiment = _same_experiment(run, about, overrides)
+        about = {**about, "config": dataclasses.asdict(experiment.config)}
     else:
         seed = 23 if args.seed is None else args.seed
         experiment = load_experiment(args.model, overrides)
@@ -82,6 +83,8 @@ def train(args: argparse.Namespace) -> int:
     check_experiment(model, objective, data)
     if run is not None and about is None:
         run.create(describe_run(experiment, data, args, seed, str(device)), experiment.source, args.overwrite)
+    elif run is not None and about is not None:
+        run.write_json(RunFolder.CONFIG, about)  # max_epochs may be another
     parameters = sum(p.numel() for p in model.parameters())
     print(f"Model: {experiment.name}, {parameters:,} parameters, seed {seed}, {device}")
     result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,

@@ -348,6 +348,8 @@ class _Training:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"{self.folder.file(RunFolder.RESUME)} is damaged ({error}): --overwrite starts "
                                   "again") from error
+        if self.progress.finished == "max_epochs" and self.progress.epoch < self.config.max_epochs:
+            self.progress.finished = ""  # the user raised max_epochs to go on
         if self.device.type == "cuda" and state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.folder.write_log(self.progress.log)

@@ -1,0 +1,68 @@
+"""How errors, warnings and interrupts leave a command."""
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import pytest
+
+from xmodal.cli.common import pick_device, run_command, run_folder
+from xmodal.errors import DataError, ExperimentError, did_you_mean
+
+
+@pytest.mark.parametrize(("error", "code", "said"), [
+    (DataError("a\n  long\nstory"), 2, "error: a long story\n"),
+    (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'\n"),
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+    (BrokenPipeError(), 0, ""),
+])
+def test_users_errors_are_one_line(error, code, said, capsys):
+    def body() -> int:
+        raise error
+
+    assert run_command(body, debug=False) == code
+    assert capsys.readouterr().err == said
+
+
+def test_bugs_of_ours_keep_their_traceback():
+    def body() -> int:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_command(body, debug=False)
+
+
+def test_warnings_are_one_line_and_the_process_keeps_its_own_way(capsys):
+    before = warnings.showwarning
+
+    def body() -> int:
+        warnings.simplefilter("always")
+        warnings.warn("few pairs", stacklevel=1)
+        return 0
+
+    assert run_command(body, debug=False) == 0
+    assert capsys.readouterr().err == "warning: few pairs\n"
+    assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize(("tag", "expected"), [(None, "runs/x"), ("a1", "runs/x-a1")])
+def test_run_folder(tag, expected):
+    assert run_folder(argparse.Namespace(model="models/x.py", tag=tag, runs=Path("runs"))).path == Path(expected)
+
+
+@pytest.mark.parametrize("tag", ["../up", "a/b", "..", "/root"])
+def test_a_tag_stays_inside_the_runs(tag):
+    with pytest.raises(ExperimentError, match="--tag"):
+        run_folder(argparse.Namespace(model="x.py", tag=tag, runs=Path("runs")))
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu" and pick_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ExperimentError, match="can't be used here"):
+        pick_device("warp")
+
+
+def test_did_you_mean():
+    assert did_you_mean("digit", ["digits", "iapr"]) == "did you mean digits?"
+    assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
