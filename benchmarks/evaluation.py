@@ -5,21 +5,25 @@
 
 Each method runs in a process of its own on the same embeddings (view 2 is view 1 plus noise), so that peak memory is
 its own; the peak includes Python, torch and the embeddings. Peers: ``pip install -r benchmarks/requirements.txt``.
+Figures are also written to benchmarks/results/evaluation_<n>.json.
 """
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import json
+import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+RESULTS = Path(__file__).parent / "results"
 Result = dict[str, float]
 MAX_N = {"sort": 20_000, "torchmetrics": 5_000, "ranx": 2_000, "sentence_transformers": 50_000}
 
@@ -139,26 +143,31 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{options.n} x {options.n}, d={options.d}, noise {options.noise}, {options.threads} thread(s)")
     print(f"{'method':22}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'of it before':>14}{'MRR V1_to_V2':>14}"
           f"{'V2_to_V1':>10}")
+    rows = {}
     for method in options.methods:
         if method in MAX_N and options.n > MAX_N[method]:
             print(f"{method:22}  left out above n = {MAX_N[method]}")
         elif importlib.util.find_spec(method) is None and method != "sort":
             print(f"{method:22}  not installed")
         else:
-            report(method, sys.argv[1:] if argv is None else argv)
+            rows[method] = report(method, sys.argv[1:] if argv is None else argv)
+    about = {"machine": platform.machine(), "torch": torch.__version__, "d": options.d, "noise": options.noise,
+             "threads": options.threads}
+    RESULTS.joinpath(f"evaluation_{options.n}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
     return 0
 
 
-def report(method: str, arguments: list[str]) -> None:
-    """Runs ``method`` in a child process and prints its line of the table."""
+def report(method: str, arguments: list[str]) -> Result | None:
+    """Runs ``method`` in a child process and prints its line of the table; None when it failed."""
     done = subprocess.run([sys.executable, __file__, *arguments, "--child", method], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         print(f"{method:22}  failed ({done.returncode}): {last[:90]}")
-        return
-    row = json.loads(done.stdout.strip().splitlines()[-1])
+        return None
+    row: Result = json.loads(done.stdout.strip().splitlines()[-1])
     print(f"{method:22}{row['wall']:9.2f}{row['cpu']:9.2f}{row['peak']:9.0f}{row['before']:14.0f}"
           f"{row['V1_to_V2']:14.4f}{row['V2_to_V1']:10.4f}", flush=True)
+    return row
 
 
 if __name__ == "__main__":
