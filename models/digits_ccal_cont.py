@@ -1,9 +1,9 @@
 """CCA layer with a pairwise ranking loss on the halves of handwritten digits."""
-from xmodal import CCALayer, PairwiseRanking, TrainConfig, TwoTower
+from xmodal import CCALayer, PairwiseRanking, TraceNorm, TrainConfig, TwoTower, WeightedSum
 from xmodal.towers import mlp
 
 CONFIG = TrainConfig(dim_latent=24, batch_size=100, learning_rate=2e-3, max_epochs=120, patience=15,
-                     refinement_steps=1, lr_multiplier=0.3, l2=1e-4, alpha="auto", gamma=0.5)
+                     refinement_steps=1, lr_multiplier=0.3, l2=1e-4, alpha="auto", gamma=0.5, weight_tno=0.0)
 
 
 def build_model(view1_shape, view2_shape):
@@ -13,4 +13,5 @@ def build_model(view1_shape, view2_shape):
 
 
 def build_objective():
-    return PairwiseRanking(margin=CONFIG.gamma)
+    return WeightedSum([(CONFIG.weight_tno, TraceNorm(rT=CONFIG.rT)),
+                        (1 - CONFIG.weight_tno, PairwiseRanking(margin=CONFIG.gamma))])

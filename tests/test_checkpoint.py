@@ -165,6 +165,13 @@ def test_environment_names_versions_and_commit():
     json.dumps(about)
 
 
+def test_what_is_no_number_is_null_in_json(run):
+    run.write_json("metrics.json", {"map": float("nan"), "list": [1.0, float("inf")], "n": 3})
+    run.write_log([{"loss_va": float("nan")}])
+    assert json.loads(run.file("metrics.json").read_text()) == {"map": None, "list": [1.0, None], "n": 3}
+    assert json.loads(run.file(run.LOG).read_text()) == {"loss_va": None}
+
+
 def test_outside_of_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

@@ -188,13 +188,132 @@ def test_synthetic_data_are_named_so_everywhere(tmp_path, capsys):
     (["--device", "cuda:77"], "--device cuda:77 can't be used here"),
     (["--device", "gpu"], "--device gpu can't be used here"),
     (["--tag", "../x"], "--tag becomes part of a folder's name"),
-    (["--seed", "-1"], "--seed must not be negative"),
-    (["--no_dump", "--resume"], "leave one out"),
+    (["--no_dump", "--resume"], "--no_dump and --resume contradict each other"),
+    (["--resume", "--overwrite"], "--resume and --overwrite contradict each other"),
+    (["--set", "l2=0.1", "--set", "l2=0.2"], "l2 is set more than once"),
+    (["--precision", "bf16", "--set", "precision=float32"], "precision is set more than once"),
 ])
 def test_wrong_training_input_is_one_clear_line(arguments, expected, capsys, tmp_path):
     assert run_train.main(["--model", MODEL, "--data", "digits", *arguments]) == 2
     assert expected in failure(capsys)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [run_train, run_eval])
+@pytest.mark.parametrize("arguments, expected", [
+    (["--seed", "-1"], "must be a whole number from 0"), (["--seed", str(10**20)], "must be a whole number from 0"),
+    (["--seed", "x"], "must be a whole number from 0"), (["--run", "y", "--devise", "cpu"], "did you mean --device?"),
+])
+def test_a_wrong_option_is_one_line_too(command, arguments, expected, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--model", MODEL, "--data", "digits", *arguments])
+    assert caught.value.code == 2 and expected in failure(capsys)
+
+
+def test_an_override_that_nothing_reads_is_refused(capsys):
+    """Recorded in config.json, it would look as if it had been tried."""
+    model = str(MODELS / "digits_learned_cont.py")
+    assert run_train.main(["--model", model, "--data", "digits", "--set", "alpha=0.1"]) == 2
+    assert "alpha has no effect: nothing in the file reads CONFIG.alpha" in failure(capsys)
+
+
+BROKEN = {
+    "build_model raises": ("def build_model(view1_shape, view2_shape):\n",
+                           "def build_model(view1_shape, view2_shape):\n    raise KeyError('boom')\n",
+                           "line 10: KeyError: 'boom'"),
+    "build_model exits": ("def build_model(view1_shape, view2_shape):\n",
+                          "def build_model(view1_shape, view2_shape):\n    raise SystemExit(0)\n", "SystemExit"),
+    "build_model returns nothing": ("    return TwoTower(", "    TwoTower(", "must return a torch.nn.Module"),
+    "misspelt argument": ("margin=CONFIG", "marginn=CONFIG", "TypeError"),
+    "wrong width": ("CCALayer(CONFIG.dim_latent", "CCALayer(7", "view1 has"),
+    "vector": ("    return WeightedSum(", "    return _Vector(", "a tensor of shape (2,)"),
+    "number": ("    return WeightedSum(", "    return _Number(", "got float"),
+    "no gradient": ("    return WeightedSum(", "    return _Detached(", "one without a gradient"),
+}
+HELPERS = '''
+from torch import nn
+
+
+class _Vector(nn.Module):
+    def __init__(self, parts):
+        super().__init__()
+
+    def forward(self, embedded, pairs=None):
+        return embedded.view1.sum(dim=1)
+
+
+class _Number(_Vector):
+    def forward(self, embedded, pairs=None):
+        return 0.5
+
+
+class _Detached(_Vector):
+    def forward(self, embedded, pairs=None):
+        return embedded.view1.sum().detach()
+'''
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_model_file_is_one_line_and_costs_no_earlier_run(trained, case, capsys, tmp_path):
+    old, new, expected = BROKEN[case]
+    source = Path(MODEL).read_text()
+    assert old in source
+    broken = tmp_path / "digits_ccal_cont.py"
+    broken.write_text(source.replace(old, new) + HELPERS)
+    before = {p.name: p.read_bytes() for p in trained.iterdir()}
+    assert run_train.main(["--model", str(broken), "--data", "digits", "--overwrite"]) == 2
+    assert expected in failure(capsys)
+    assert {p.name: p.read_bytes() for p in trained.iterdir()} == before
+
+
+def test_what_a_model_file_prints_stays_out_of_json(trained, capsys):
+    experiment = trained / "experiment.py"
+    experiment.write_text(experiment.read_text() + "\nprint('hello')\n")
+    assert run_eval.main(["--model", MODEL, "--data", "digits", "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_a_run_without_its_configuration_is_not_overwritten(trained, capsys):
+    (trained / "config.json").unlink()
+    weights = (trained / "weights.safetensors").read_bytes()
+    for extra in ([], ["--resume"]):
+        assert run_train.main(["--model", MODEL, "--data", "digits", *extra]) == 2
+        assert "holds a run already" in failure(capsys)
+    assert (trained / "weights.safetensors").read_bytes() == weights
+
+
+def test_a_file_size_limit_met_by_real_writes_is_one_line(capsys):
+    """A disk that is full for real: the system refuses the write itself."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for kilobytes in (10, 200, 1000):  # in the weights, in the resume state
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, before[1]))
+        try:
+            code = run_train.main(["--model", MODEL, "--data", "digits", "--tag", str(kilobytes), *QUICK])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert code == 2
+        assert "File too large" in failure(capsys)
+        assert not list(Path("runs").rglob(".*.tmp"))
+
+
+def test_a_new_training_makes_old_results_untrue(trained):
+    run_eval.main(["--model", MODEL, "--data", "digits"])
+    refine_cca.main(["--model", MODEL, "--data", "digits"])
+    run_train.main(["--model", MODEL, "--data", "digits", "--resume"])  # finished: nothing changes
+    assert (trained / "metrics.json").exists() and (trained / "weights_est_UV.safetensors").exists()
+    run_train.main(["--model", MODEL, "--data", "digits", "--resume", "--set", "max_epochs=3"])
+    assert not (trained / "metrics.json").exists() and not (trained / "weights_est_UV.safetensors").exists()
+
+
+def test_a_run_that_cannot_be_written_to_is_still_reported(trained, capsys, monkeypatch):
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert run_eval.main(["--model", MODEL, "--data", "digits"]) == 2
+    captured = capsys.readouterr()
+    assert "MRR" in captured.out and "Read-only" in captured.err
 
 
 def test_a_close_model_name_is_offered(capsys):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from xmodal.errors import DataError, ExperimentError, did_you_mean
     (DataError("a\n  long\nstory"), 2, "error: a long story\n"),
     (FileNotFoundError(2, "No such file", "x"), 2, "error: [Errno 2] No such file: 'x'\n"),
     (KeyboardInterrupt(), 130, "interrupted\n"),
-    (BrokenPipeError(), 0, ""),
+    (BrokenPipeError(), 141, ""),
+    (MemoryError(), 2, "error: out of memory\n"),
 ])
-def test_users_errors_are_one_line(error, code, said, capsys):
+def test_users_errors_are_one_line(error, code, said, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # a broken pipe replaces it
+
     def body() -> int:
         raise error
 

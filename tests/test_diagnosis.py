@@ -39,8 +39,8 @@ def test_healthy(model, batch):
 def test_input_rows(model, batch):
     batch.view2[[3, 7], 1] = torch.tensor([float("nan"), float("inf")])
     text = diagnose(model, batch)
-    assert "input view2 is not finite in 2 of 20 rows (first: [3, 7])" in text
-    assert "tower output view2 is not finite in 2 of 20 rows (first: [3, 7])" in text
+    assert "input view2 is not finite in 2 of 20 rows (first items: [3, 7])" in text
+    assert "tower output view2 is not finite in 2 of 20 rows (first items: [3, 7])" in text
     assert "covariance of view2: not finite in 4 of 4 dimensions" in text
     assert "input view1" not in text and "tower output view1" not in text and "parameters" not in text
 

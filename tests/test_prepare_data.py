@@ -61,6 +61,16 @@ def test_synthetic_iapr(capsys, tmp_path):
     assert path in out and all(len(line) <= 80 for line in out.splitlines() if path not in line)
 
 
+def test_made_up_values_do_not_replace_real_ones(capsys, tmp_path):
+    (tmp_path / "iapr.npz").write_bytes(iapr_bytes())
+    assert main(["iapr", "--source", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert "holds real data" in fails(capsys, "iapr", "--synthetic")
+    assert not load_data("iapr").synthetic
+    assert main(["iapr", "--synthetic", "--out", str(tmp_path / "made_up.h5")]) == 0
+    assert main(["iapr", "--synthetic", "--out", str(tmp_path / "made_up.h5")]) == 0
+
+
 def test_iapr_from_a_server_and_from_a_file(capsys, tmp_path):
     with serving(Site({"iapr.npz": iapr_bytes()}, cut_after=[300])) as site:
         assert main(["iapr", "--url", f"{site.url}/iapr.npz"]) == 0

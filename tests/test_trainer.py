@@ -129,6 +129,77 @@ def test_resumed_training_equals_an_undisturbed_one_bit_for_bit(correlated_pairs
     assert [line["loss_tr"] for line in result.log] == [line["loss_tr"] for line in whole.log]
 
 
+@pytest.mark.parametrize("alpha", [1.0, "auto"])
+def test_a_stop_before_the_first_step_loses_nothing(correlated_pairs, tmp_path, alpha):
+    """A signal during the first statistics must not leave a state in which they are half made."""
+    class EarlyStop(TwoTower):
+        def refit(self, batches, train_mode=False):
+            if train_mode:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().refit(batches, train_mode)
+
+    def model(kind):
+        made = small_model(head=CCALayer(5, alpha=alpha))
+        return kind(made.tower1, made.tower2, made.head)
+
+    undisturbed = model(TwoTower)
+    fit(undisturbed, TraceNorm(), correlated_pairs, CONFIG, seed=3)
+    run = started_run(tmp_path / "r")
+    stopped = fit(model(EarlyStop), TraceNorm(), correlated_pairs, CONFIG, seed=3, run=run)
+    assert (stopped.signal is None) == (alpha == 1.0)
+    resumed = model(TwoTower)
+    fit(resumed, TraceNorm(), correlated_pairs, CONFIG, seed=3, run=run, resume=True)
+    assert same_weights(resumed, undisturbed)
+
+
+@pytest.mark.parametrize("first", range(1, 12))
+def test_raising_max_epochs_gives_the_run_one_would_have_had(correlated_pairs, tmp_path, first):
+    """Wherever the first training ended, in the epoch that uses up the patience or starts refining included."""
+    config = dataclasses.replace(CONFIG, max_epochs=12, patience=1, refinement_steps=2, learning_rate=0.05)
+    at_once = small_model()
+    whole = fit(at_once, PairwiseRanking(), correlated_pairs, config, seed=3)
+    run = started_run(tmp_path / "r")
+    fit(small_model(), PairwiseRanking(), correlated_pairs, dataclasses.replace(config, max_epochs=first), seed=3,
+        run=run)
+    resumed = small_model()
+    result = fit(resumed, PairwiseRanking(), correlated_pairs, config, seed=3, run=run, resume=True)
+    assert same_weights(resumed, at_once)
+    assert [line["mrr_va"] for line in result.log] == [line["mrr_va"] for line in whole.log]
+    assert result.finished == whole.finished
+
+
+def test_lowering_max_epochs_ends_at_once(correlated_pairs, tmp_path):
+    run = started_run(tmp_path / "r")
+    stopped = fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, display=StopAfter(13))
+    assert len(stopped.log) == 3
+    result = fit(small_model(), TraceNorm(), correlated_pairs, dataclasses.replace(CONFIG, max_epochs=2), run=run,
+                 resume=True)
+    assert result.finished == "max_epochs" and len(result.log) == 3
+
+
+@pytest.mark.parametrize("damage", [{"log": 5}, {"epoch": "a"}, {"learning_rate": None}, {"unknown": 1}])
+def test_a_state_that_makes_no_sense_is_damaged(correlated_pairs, tmp_path, damage):
+    run = started_run(tmp_path / "r")
+    fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, display=StopAfter(13))
+    state = run.load_resume()
+    state["progress"] |= damage
+    run.save_resume(state)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, resume=True)
+
+
+def test_the_display_is_closed_whatever_ends_training(correlated_pairs):
+    class Closes(StopAfter):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    display = Closes(2)
+    fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, display=display)
+    assert display.closed == 1
+
+
 def test_resuming_again_and_again_after_every_batch(correlated_pairs, tmp_path):
     undisturbed = small_model()
     fit(undisturbed, PairwiseRanking(), correlated_pairs, CONFIG, seed=3)

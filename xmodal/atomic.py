@@ -30,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (str(beside), beside):
+        if isinstance(error, OSError) and error.filename in (None, str(beside), beside):
             raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
         raise
     if os.name == "posix":  # the rename itself reaches the disk with the folder; Windows can't open folders

@@ -1,9 +1,12 @@
 """The run folder: everything one training leaves behind, each file either whole or not there. Nothing is unpickled."""
 from __future__ import annotations
 
+import io
 import json
+import math
 import platform
 import subprocess
+import warnings
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from xmodal.atomic import replacing
@@ -21,7 +24,7 @@ REFINED = "weights_est_UV.safetensors"
 
 
 class RunFolder:
-    """``runs/<experiment>[-<tag>]/``; DESIGN of the files in the class attributes.
+    """``runs/<experiment>[-<tag>]/`` and the files in it.
 
     Args:
         path: the folder; :meth:`create` makes it, everything else expects it.
@@ -45,23 +48,33 @@ class RunFolder:
         """Whether a training has been started here."""
         return self.file(self.CONFIG).exists()
 
+    def refuse_if_taken(self) -> None:
+        """Raises a :class:`CheckpointError` if there is a run here, or what is left of one."""
+        if any(self.file(name).exists() for name in (self.CONFIG, self.WEIGHTS, self.RESUME)):
+            raise CheckpointError(f"{self.path} holds a run already: --resume continues it, --tag NAME starts another "
+                                  "beside it, --overwrite replaces it")
+
     def create(self, config: Mapping[str, Any], source: str, overwrite: bool = False) -> None:
         """Starts a run: writes its configuration and a copy of its experiment.
 
         Raises:
             CheckpointError: there is a run already, and ``overwrite`` is not set.
         """
-        if self.exists and not overwrite:
-            raise CheckpointError(f"{self.path} holds a run already: --resume continues it, --tag NAME starts another "
-                                  "beside it, --overwrite replaces it")
-        if self.path.is_dir():  # config.json goes first: without it a half-cleared folder is no run
-            known = (self.CONFIG, self.EXPERIMENT, self.WEIGHTS, self.RESUME, self.LOG)
-            for old in (*(self.file(name) for name in known), *self.path.glob("metrics*.json"), self.file(REFINED)):
-                old.unlink(missing_ok=True)
+        if not overwrite:
+            self.refuse_if_taken()
+        elif self.path.is_dir():
+            for name in (self.CONFIG, self.EXPERIMENT, self.WEIGHTS, self.RESUME, self.LOG):
+                self.file(name).unlink(missing_ok=True)
+            self.clear_results()
             self.clear_temporary_files()
         with replacing(self.file(self.EXPERIMENT)) as path:
             path.write_text(source, encoding="utf-8")
         self.write_json(self.CONFIG, config)
+
+    def clear_results(self) -> None:
+        """Removes what further training makes untrue: metrics and a re-estimated projection."""
+        for old in (*self.path.glob("metrics*.json"), self.file(REFINED)):
+            old.unlink(missing_ok=True)
 
     def clear_temporary_files(self) -> None:
         """Removes what a kill in the middle of writing left behind."""
@@ -72,7 +85,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         with replacing(self.file(name)) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            path.write_text(to_json(content), encoding="utf-8")
 
     def config(self) -> dict[str, Any]:
         """The run's ``config.json``.
@@ -103,15 +116,16 @@ class RunFolder:
 
     def write_log(self, lines: Iterable[Mapping[str, Any]]) -> None:
         with replacing(self.file(self.LOG)) as path:
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            path.write_text("".join(json.dumps(_without_nan(line)) + "\n" for line in lines), encoding="utf-8")
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
     def save_weights(self, state: Mapping[str, Tensor], name: str = WEIGHTS, **about: object) -> None:
         """Writes a model's ``state_dict``; ``about`` goes into the file's header as text."""
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-        with replacing(self.file(name)) as path:
-            save_file(tensors, path, metadata={key: str(value) for key, value in about.items()})
+        content = save(tensors, metadata={key: str(value) for key, value in about.items()})
+        with replacing(self.file(name)) as path:  # written by us: a full disk is an OSError then
+            path.write_bytes(content)
 
     def load_weights(self, model: nn.Module, name: str = WEIGHTS) -> dict[str, str]:
         """Fills ``model``, strictly: every name and shape must fit. Returns what the header says about them.
@@ -120,7 +134,7 @@ class RunFolder:
             CheckpointError: the file is missing, damaged, or another model's.
         """
         path = self.file(name)
-        if not path.exists():
+        if not path.is_file():
             hint = "run refine_cca.py first" if name == REFINED else "no epoch of it was finished; --resume continues"
             raise CheckpointError(f"{path} is missing: {hint}")
         try:
@@ -135,18 +149,21 @@ class RunFolder:
     # -- the state of training --------------------------------------------------------------------------------------
 
     def save_resume(self, state: Mapping[str, Any]) -> None:
+        content = io.BytesIO()
+        torch.save(dict(state), content)
         with replacing(self.file(self.RESUME)) as path:
-            torch.save(dict(state), path)
+            path.write_bytes(content.getbuffer())
 
     def load_resume(self) -> dict[str, Any] | None:
         """The last saved state of training; None when the run was stopped before there was one."""
         path = self.file(self.RESUME)
         if not path.exists():
             return None
+        content = io.BytesIO(path.read_bytes())
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError:
-            raise
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of pickles in an unusual protocol, which are refused anyway
+                state = torch.load(content, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises half a dozen kinds on damaged files, none of them documented
             raise CheckpointError(f"{path} is damaged ({type(error).__name__}): --overwrite starts again") from error
         if not isinstance(state, dict):
@@ -167,6 +184,22 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     if problems:
         raise CheckpointError(f"{origin} does not fit the model: {'; '.join(problems)}")
     model.load_state_dict(dict(tensors))
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Indented JSON with a newline at the end; what is not a number is null."""
+    return json.dumps(_without_nan(content), indent=2) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return value
 
 
 def environment() -> dict[str, Any]:

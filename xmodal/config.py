@@ -4,8 +4,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +106,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+#: Fields that only a model file can give an effect; the trainer reads the others.
+_FOR_THE_FILE = {"dim_latent", "r1", "r2", "rT", "alpha", "weight_tno", "gamma"}
+
+
 def field_problems(values: Mapping[str, Any]) -> list[str]:
     """Every mistake in the given fields of a :class:`TrainConfig`, a phrase each; empty when there is none."""
     problems = []
@@ -152,12 +158,13 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     problems = _mistakes_in_source(source, path) + field_problems(overrides or {})
     if not problems:
         module = _run(path, source)
-        problems = _mistakes_in_module(module)
+        problems = _mistakes_in_module(module) or _unread(overrides or {}, module.CONFIG, source)
     if problems:
         raise ExperimentError(f"{path}: {len(problems)} mistake{'s'[:len(problems) > 1]}: " + "; ".join(problems))
     if overrides:
         vars(module)["CONFIG"] = dataclasses.replace(module.CONFIG, **overrides)
-    return Experiment(name or path.stem, module.CONFIG, module.build_model, module.build_objective, source)
+    return Experiment(name or path.stem, module.CONFIG, _users(module.build_model, path, nn.Module),
+                      _users(module.build_objective, path, nn.Module), source)
 
 
 def _mistakes_in_source(source: str, path: Path) -> list[str]:
@@ -168,18 +175,16 @@ def _mistakes_in_source(source: str, path: Path) -> list[str]:
         where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
         return [f"{where}{error.args[0]}"]
     problems = []
-    names = {alias.asname or alias.name for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
-             for alias in node.names}
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names.update(leaf.id for target in targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name))
+    names = {leaf.id for leaf in ast.walk(tree) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
+    for leaf in ast.walk(tree):
+        if isinstance(leaf, ast.FunctionDef | ast.ClassDef):
+            names.add(leaf.name)
+        elif isinstance(leaf, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name for alias in leaf.names)
     for required, how in (("CONFIG", "CONFIG = TrainConfig(...)"),
                           ("build_model", "def build_model(view1_shape, view2_shape)"),
                           ("build_objective", "def build_objective()")):
-        if required not in names:
+        if required not in names and "*" not in names:
             problems.append(f"{required} is missing; write `{how}`")
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
@@ -221,9 +226,19 @@ def _run(path: Path, source: str) -> ModuleType:
         raise ExperimentError(f"{path} cannot be loaded as a module")
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
-    sys.modules[spec.name] = module  # while it runs: @dataclass looks its module up by name
+    sys.modules[spec.name] = module  # @dataclass and sys.modules[__name__] look the module up by name
+    with _blaming(path):
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """Whatever the user's file raises inside becomes an :class:`ExperimentError` with its line, and what it prints
+    goes to stderr: stdout belongs to the commands."""
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
+        with redirect_stdout(sys.stderr):
+            yield
     except (Exception, SystemExit) as error:
         frame = error.__traceback__
         lines = []
@@ -234,18 +249,35 @@ def _run(path: Path, source: str) -> ModuleType:
         where = f"line {lines[-1]}: " if lines else ""
         what = "" if isinstance(error, XmodalError) else f"{type(error).__name__}: "
         raise ExperimentError(f"{path}: {where}{what}{error}") from error
-    finally:
-        sys.modules.pop(spec.name, None)
-    return module
+
+
+def _users(function: Callable[..., Any], path: Path, expected: type) -> Callable[..., Any]:
+    """A function of the user's file that fails like the file itself, and must return what it promises."""
+    def call(*arguments: Any) -> Any:
+        with _blaming(path):
+            result = function(*arguments)
+        if not isinstance(result, expected):
+            raise ExperimentError(f"{path}: {function.__name__} must return a torch.nn.Module, got "
+                                  f"{type(result).__name__}")
+        return result
+
+    return call
 
 
 def _mistakes_in_module(module: ModuleType) -> list[str]:
-    problems = []
-    if not isinstance(module.CONFIG, TrainConfig):
-        problems.append(f"CONFIG must be a TrainConfig, got {type(module.CONFIG).__name__}")
-    problems += [f"{name} must be a function, got {type(getattr(module, name)).__name__}"
-                 for name in ("build_model", "build_objective") if not callable(getattr(module, name))]
+    found = {name: getattr(module, name, None) for name in ("CONFIG", "build_model", "build_objective")}
+    problems = [f"{name} must be a function, got {type(value).__name__}"
+                for name, value in found.items() if name != "CONFIG" and not callable(value)]
+    if not isinstance(found["CONFIG"], TrainConfig):
+        problems.insert(0, f"CONFIG must be a TrainConfig, got {type(found['CONFIG']).__name__}")
     return problems
+
+
+def _unread(overrides: Mapping[str, Any], config: TrainConfig, source: str) -> list[str]:
+    """Overrides that would change nothing: fields for the model file alone, in one that never reads them."""
+    changed = [name for name, value in overrides.items() if name in _FOR_THE_FILE and value != getattr(config, name)]
+    return [f"{name} has no effect: nothing in the file reads CONFIG.{name}" for name in changed
+            if not re.search(rf"CONFIG\s*\.\s*{name}\b", source)]
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -19,7 +19,7 @@ def diagnose(model: nn.Module, batch: Batch) -> str:
     """
     findings = []
     for name, view in (("view1", batch.view1), ("view2", batch.view2)):
-        findings += _bad_rows(f"input {name}", view)
+        findings += _bad_rows(f"input {name}", view, batch)
     broken = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
     if broken:
         findings.append(f"{len(broken)} parameters are not finite (first: {broken[0]}): the step before diverged; "
@@ -28,15 +28,17 @@ def diagnose(model: nn.Module, batch: Batch) -> str:
     if isinstance(tower1, nn.Module) and isinstance(tower2, nn.Module):
         with evaluating(model):
             a, b = tower1(batch.view1).double(), tower2(batch.view2).double()
-        findings += _bad_rows("tower output view1", a) + _bad_rows("tower output view2", b)
+        findings += _bad_rows("tower output view1", a, batch) + _bad_rows("tower output view2", b, batch)
         moments = batch_moments(a, b)
         findings.append(f"covariance of view1: {describe_spectrum(moments.S11)}")
         findings.append(f"covariance of view2: {describe_spectrum(moments.S22)}")
     return "; ".join(findings) or "inputs and parameters are finite"
 
 
-def _bad_rows(what: str, values: Tensor) -> list[str]:
+def _bad_rows(what: str, values: Tensor, batch: Batch) -> list[str]:
+    """Which items have values that are not finite, by their row in the training split."""
     rows = torch.nonzero(~torch.isfinite(values.flatten(1)).all(dim=1)).flatten().tolist()
     if not rows:
         return []
-    return [f"{what} is not finite in {len(rows)} of {len(values)} rows (first: {rows[:5]})"]
+    items = batch.pairs[rows, 0 if "view1" in what else 1].tolist()
+    return [f"{what} is not finite in {len(rows)} of {len(values)} rows (first items: {items[:5]})"]

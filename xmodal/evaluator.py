@@ -107,10 +107,11 @@ def evaluate(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
 
 
 def _partner_labels(split: PairSplit) -> Tensor | None:
-    """Labels of view-2 items: those of their partners in view 1; -1 for an item without one."""
+    """Labels of view-2 items: those of their partners in view 1 (the last one's, if they differ); a class of its own
+    for items without a partner."""
     if split.labels is None or split.pairs is None:
         return split.labels
-    labels = torch.full((len(split.view2),), -1, dtype=split.labels.dtype)
+    labels = torch.full((len(split.view2),), int(split.labels.min()) - 1, dtype=split.labels.dtype)
     labels[split.pairs[:, 1]] = split.labels[split.pairs[:, 0]]
     return labels
 

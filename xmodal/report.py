@@ -182,7 +182,10 @@ def plot_curves(logs: Mapping[str, Log], key: str = f"{PRIMARY.key}_%s", high_is
 
 
 def _epoch(line: Mapping[str, Any], position: int) -> int:
-    return int(line.get("epoch", position + 1))
+    epoch = line.get("epoch", position + 1)
+    if not isinstance(epoch, int) or not 0 <= epoch < 10**9:
+        raise DataError(f"line {position + 1} of a log has no usable epoch number: {str(epoch)[:20]}")
+    return epoch
 
 
 def _check_request(logs: Mapping[str, Log], key: str, ymin: float | None, ymax: float | None) -> None:
@@ -203,7 +206,7 @@ def _check_request(logs: Mapping[str, Log], key: str, ymin: float | None, ymax: 
 def _values(lines: Log, key: str) -> np.ndarray:
     """The values under ``key``, (n,) float64, NaN where a line has none."""
     values = [line.get(key) for line in lines]
-    return np.array([float(v) if isinstance(v, (int, float)) else np.nan for v in values])
+    return np.array([float(v) if isinstance(v, (int, float)) and abs(v) < 1e300 else np.nan for v in values])
 
 
 def _draw_run(axes: Axes, number: int, name: str, lines: Log, key: str, high_is_better: bool,

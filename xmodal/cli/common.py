@@ -2,12 +2,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import torch
 
@@ -19,11 +21,23 @@ from xmodal.networks import Model
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_NO_READER = 141  # the reader of our output (head, less) left, as for any command that SIGPIPE ends
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in one line, close options offered."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
+        close = difflib.get_close_matches(wrong, self._option_string_actions, n=1) if wrong else []
+        hint = f"did you mean {close[0]}?" if close else "see --help"
+        print(f"error: {message}; {hint}", file=sys.stderr)
+        raise SystemExit(EXIT_ERROR)
 
 
 def command_parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose description is the command's docstring, examples included, and that knows ``--debug``."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -48,11 +62,15 @@ def run_command(body: Callable[[], int], debug: bool) -> int:
             warnings.showwarning = _warn_in_one_line
             return body()
     except BrokenPipeError:
-        return 0  # the reader of our output (head, less) left
-    except (XmodalError, OSError) as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (so that Python's last flush finds a reader)
+        return EXIT_NO_READER
+    except (XmodalError, OSError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # torch's way to run out of it
+            raise
         if debug:
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error) if isinstance(error, XmodalError | OSError) else "out of memory"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -74,15 +92,30 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("xmodal runs on cpu and cuda")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ExperimentError(f"--device {name} can't be used here: {str(error).splitlines()[0]}") from error
+        raise ExperimentError(f"--device {name} can't be used here: {str(error).splitlines()[0][:200]}") from error
     return device
+
+
+def seed_number(text: str) -> int:
+    """The type of ``--seed``: a whole number that torch and NumPy both take."""
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, got {text}")
+    return seed
 
 
 def run_folder(args: argparse.Namespace) -> RunFolder:
     """``runs/<experiment>[-<tag>]`` of the given options."""
     name = Path(args.model).stem
+    if "\0" in f"{args.tag}{args.runs}":
+        raise ExperimentError("--tag and --runs can't hold a NUL character")
     if args.tag and (Path(args.tag).name != args.tag or args.tag in (".", "..")):
         raise ExperimentError(f"--tag becomes part of a folder's name and can't be {args.tag!r}")
     return RunFolder(args.runs / (f"{name}-{args.tag}" if args.tag else name))

@@ -34,6 +34,9 @@ class PlainDisplay:
     def note(self, text: str) -> None:
         self._print(text)
 
+    def close(self) -> None:
+        """Nothing is left open."""
+
     def _print(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
 
@@ -57,17 +60,18 @@ class TerminalDisplay:
         self._bar.update(self._task, completed=done, epoch=epoch, loss=loss)
 
     def epoch(self, line: dict[str, Any]) -> None:
-        self._stop_bar()
+        self.close()
         if not self._begun:
             self.console.print(epoch_header(), style="bold", highlight=False)
             self._begun = True
         self.console.print(epoch_line(line), style="green" if line["best"] else None, highlight=False)
 
     def note(self, text: str) -> None:
-        self._stop_bar()
+        self.close()
         self.console.print(text, style="yellow", highlight=False)
 
-    def _stop_bar(self) -> None:
+    def close(self) -> None:
+        """Takes the bar away and gives the cursor back."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -51,7 +52,7 @@ def plot_log(args: argparse.Namespace, pause: Pause, max_polls: int | None) -> i
     _check_options(args)
     runs = name_runs(args.logs)
     for path in runs.values():
-        if not path.is_file():
+        if not path.is_file() and (args.watch is None or not path.parent.is_dir()):  # --watch waits for a first epoch
             raise DataError(f"there is no log {path}: expected a log.jsonl or the folder of a run")
     window = args.out is None and window_available()
     if not window and args.out is None:
@@ -77,6 +78,9 @@ def _check_options(args: argparse.Namespace) -> None:
         raise DataError(f"--out {args.out}: there is no folder {args.out.parent}")
     if args.watch is not None and not 0 < args.watch < float("inf"):
         raise DataError(f"--watch: expected a positive number of seconds, got {args.watch:g}")
+    for name in ("ymin", "ymax"):
+        if not math.isfinite(getattr(args, name) or 0.0):
+            raise DataError(f"--{name}: expected a number, got {getattr(args, name)}")
     if args.max_epoch is not None and args.max_epoch < 1:
         raise DataError(f"--max_epoch: expected at least 1, got {args.max_epoch}")
 

@@ -7,12 +7,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from xmodal.checkpoint import REFINED, RunFolder
+from xmodal.checkpoint import REFINED, RunFolder, to_json
 from xmodal.cli.common import (
     add_run_options,
     command_parser,
@@ -21,6 +19,7 @@ from xmodal.cli.common import (
     pick_device,
     run_command,
     run_folder,
+    seed_number,
 )
 from xmodal.data import load_data
 from xmodal.errors import DataError
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--n_test", type=int, metavar="N", help="evaluate on the first N pairs only")
     parser.add_argument("--estimate_UV", action="store_true", help="use the projection that refine_cca.py estimated")
     parser.add_argument("--ci", action="store_true", help="add bootstrap 95 %% intervals over queries")
-    parser.add_argument("--seed", type=int, default=23, help="of the bootstrap (default: 23)")
+    parser.add_argument("--seed", type=seed_number, default=23, help="of the bootstrap (default: 23)")
     parser.add_argument("--linear_cca", action="store_true", help="also fit and print linear CCA of the raw views")
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
     args = parser.parse_args(argv)
@@ -61,17 +60,15 @@ def run_eval(args: argparse.Namespace) -> int:
                 "weights": {"file": REFINED if args.estimate_UV else RunFolder.WEIGHTS, **header}}
     if args.linear_cca:
         metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)
-    run.write_json(_metrics_file(args), metrics)
     if args.json:
-        json.dump(metrics, sys.stdout, indent=2)
-        print()
-        return 0
-    direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
-    print(describe_data(data))
-    print()
-    print(evaluation_block(metrics, direction, f"{run.path.name} on {data.title}, {args.split} pairs, {direction}"))
-    if args.linear_cca:
-        print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
+        print(to_json(metrics), end="")
+    else:
+        direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
+        title = f"{run.path.name} on {data.title}, {args.split} pairs, {direction}"
+        print(describe_data(data), "", evaluation_block(metrics, direction, title), sep="\n")
+        if args.linear_cca:
+            print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
+    run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
     return 0
 
 

@@ -25,6 +25,7 @@ from xmodal.cli.common import (
     require_same_data,
     run_command,
     run_folder,
+    seed_number,
 )
 from xmodal.cli.display import display_for
 from xmodal.config import Experiment, load_experiment, parse_override
@@ -36,7 +37,7 @@ from xmodal.trainer import FitResult, check_experiment, fit
 def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser(__doc__)
     add_run_options(parser)
-    parser.add_argument("--seed", type=int, help="of initial weights and order of batches (default: 23)")
+    parser.add_argument("--seed", type=seed_number, help="of initial weights and order of batches (default: 23)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
                         help="replaces a field of the experiment's CONFIG for this run; may be repeated")
     parser.add_argument("--precision", choices=("float32", "bf16"), help="bf16: towers in bfloat16 autocast")
@@ -51,15 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """One training, from options to run folder; returns the exit code."""
+    for one, other in (("no_dump", "resume"), ("no_dump", "overwrite"), ("resume", "overwrite")):
+        if getattr(args, one) and getattr(args, other):
+            raise ExperimentError(f"--{one} and --{other} contradict each other: leave one out")
     run = None if args.no_dump else run_folder(args)
-    if args.no_dump and args.resume:
-        raise ExperimentError("--no_dump keeps nothing that --resume could continue: leave one out")
     resume = args.resume and run is not None and run.exists
-    overrides = dict(parse_override(text) for text in args.overrides)
-    if args.precision:
-        overrides["precision"] = args.precision
-    if args.seed is not None and args.seed < 0:
-        raise ExperimentError(f"--seed must not be negative, got {args.seed}")
+    overrides = _overrides(args)
     device = pick_device(args.device)
     about = run.config() if run is not None and resume else None
     if run is not None and about is not None:
@@ -69,8 +67,10 @@ def train(args: argparse.Namespace) -> int:
     else:
         seed = 23 if args.seed is None else args.seed
         experiment = load_experiment(args.model, overrides)
-    if run is not None and run.exists and not resume and not args.overwrite:
-        run.create({}, "")  # refuses, before data are read
+    if run is not None and not resume and not args.overwrite:
+        run.refuse_if_taken()  # before data are read
+        if args.resume:
+            print(f"there is no run in {run.path} yet: starting it")
     data = load_data(args.data, stream=_stream(args, about))
     print(describe_data(data))
     if run is not None and about is not None:
@@ -90,6 +90,18 @@ def train(args: argparse.Namespace) -> int:
     result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
                  display=display_for(sys.stdout))
     return _conclude(result, run)
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``--set`` and ``--precision`` replace; a field given twice is a mistake."""
+    given = [parse_override(text) for text in args.overrides]
+    if args.precision:
+        given.append(("precision", args.precision))
+    names = [name for name, _ in given]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ExperimentError(f"{twice[0]} is set more than once")
+    return dict(given)
 
 
 def _stream(args: argparse.Namespace, about: dict[str, Any] | None) -> bool | None:
@@ -132,7 +144,7 @@ def describe_run(experiment: Experiment, data: PairedData, args: argparse.Namesp
 
 
 def _conclude(result: FitResult, run: RunFolder | None) -> int:
-    if result.signal is not None:
+    if result.signal is not None and result.finished.startswith("interrupted"):
         print(f"stopped after epoch {len(result.log)}" + ("; --resume continues" if run is not None else ""))
         return 128 + result.signal
     print(f"finished ({result.finished}): best validation MRR {result.best_value:.4f} in epoch {result.best_epoch}")

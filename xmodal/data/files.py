@@ -154,9 +154,12 @@ def _check_layout(file: h5py.File, path: Path) -> None:
                 raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(key, _KEYS)}")
     for split in SPLITS:
         for view in _VIEWS:
-            dtype = file[split][view].dtype
-            if dtype.kind not in "iufb":
-                raise DataError(f"{path}: {split}/{view} must hold numbers; got dtype {dtype}")
+            dataset = file[split][view]
+            if dataset.dtype.kind not in "iufb":
+                raise DataError(f"{path}: {split}/{view} must hold numbers; got dtype {dataset.dtype}")
+            if not dataset.shape or len(dataset.shape) < 2:  # None for an empty dataspace
+                raise DataError(f"{path}: {split}/{view} must be an array (items, values, ...); got shape "
+                                f"{dataset.shape}")
 
 
 def _float32_bytes(file: h5py.File) -> int:
@@ -191,7 +194,7 @@ def _read_split(file: h5py.File, path: Path, name: str, stream: bool, total: Arr
     views: list[View] = []
     for key in _VIEWS:
         dataset = group[key]
-        scale = float(dataset.attrs.get("scale", 1.0))
+        scale = _scale(dataset, path)
         if stream:
             views.append(StreamedView.of(path, dataset, scale))
             raw = dataset
@@ -209,6 +212,14 @@ def _read_split(file: h5py.File, path: Path, name: str, stream: bool, total: Arr
                 total.add(f"{name}_{key}", raw)
     texts = {key: _read_texts(group[key], f"{path}: {name} {key}") for key in _TEXTS if key in group}
     return PairSplit(name, views[0], views[1], **tables, **texts)  # type: ignore[arg-type]
+
+
+def _scale(dataset: h5py.Dataset, path: Path) -> float:
+    value = dataset.attrs.get("scale", 1.0)
+    if np.ndim(value) != 0 or not isinstance(value, int | float | np.number):
+        raise DataError(f"{path}: attribute scale of {dataset.name.strip('/')} must be a number; got "
+                        f"{str(value)[:40]!r}")
+    return float(value)
 
 
 def _read_texts(dataset: h5py.Dataset, where: str) -> list[str]:

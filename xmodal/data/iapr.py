@@ -13,7 +13,7 @@ import torch
 
 from xmodal.data.checks import check_finite
 from xmodal.data.fetch import Say, download, sha256_of
-from xmodal.data.files import load_member, npz_keys, write_h5
+from xmodal.data.files import load_member, npz_keys, read_h5, write_h5
 from xmodal.data.gaussian import linear_gaussian
 from xmodal.data.pairs import PairedData, PairSplit
 from xmodal.errors import DataError
@@ -58,6 +58,8 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None, url: st
     if synthetic:
         if source is not None or url is not None:
             raise DataError("--synthetic makes its own data; leave out --source and --url")
+        if _is_real(path):
+            raise DataError(f"{path} holds real data, which made-up ones would replace: --out FILE writes elsewhere")
         data = synthetic_data(protocol, legacy_normalisation=legacy_normalisation)
     elif source is not None:
         file = Path(source) / "iapr.npz" if Path(source).is_dir() else Path(source)
@@ -65,6 +67,14 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None, url: st
     else:
         data = _from_network(path.parent / "downloads" / "iapr.npz", url or URL, protocol, say, legacy_normalisation)
     write_h5(data, path)
+
+
+def _is_real(path: Path) -> bool:
+    """Whether a readable data set of real values is there already."""
+    try:
+        return path.is_file() and not read_h5(path, stream=True).synthetic
+    except DataError:
+        return False
 
 
 def _from_network(file: Path, url: str, protocol: Protocol, say: Say, legacy_normalisation: bool) -> PairedData:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,8 @@ class PairSplit:
            caption2: Sequence[str] | None = None) -> PairSplit:
         """A split from arrays or nested lists of any real dtype; values become float32, tables int64."""
         def texts(values: Sequence[str] | None) -> list[str] | None:
+            if values is not None and (isinstance(values, str) or not isinstance(values, Iterable)):
+                raise DataError(f"{name}: ids and captions must be lists of texts; got {type(values).__name__}")
             return None if values is None else [str(value) for value in values]
 
         return cls(name, as_view(view1, f"{name} view1"), as_view(view2, f"{name} view2"),

@@ -102,7 +102,7 @@ def _load_py(path: Path) -> PairedData:
         result: Any = load()
     except XmodalError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"{path} failed: {type(error).__name__}: {one_line(error)}") from error
     finally:
         sys.modules.pop(module_name, None)

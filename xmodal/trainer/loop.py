@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -16,11 +16,11 @@ from xmodal.checkpoint import RunFolder, load_strictly
 from xmodal.config import TrainConfig
 from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
 from xmodal.diagnosis import diagnose
-from xmodal.errors import CheckpointError, ExperimentError, NumericalError
+from xmodal.errors import CheckpointError, NumericalError
 from xmodal.evaluator import embed, tower_precision
-from xmodal.layers import Embedded
 from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.networks import Model, evaluating
+from xmodal.trainer.check import check_experiment
 from xmodal.trainer.display import Display, Silent
 from xmodal.trainer.optimizer import make_optimizer
 from xmodal.trainer.signals import on_stop_signals
@@ -44,9 +44,16 @@ class Progress:
     loss_sum: float = 0.0  # of these batches
     seconds: float = 0.0  # spent on them
     best_epoch: int = 0
-    best_value: float = -math.inf
+    best_value: float = math.nan
     finished: str = ""  # why training ended
     log: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        kinds = {"int": int, "float": int | float, "str": str}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not isinstance(value, kinds.get(str(each.type), list)):
+                raise TypeError(f"{each.name} must be {each.type}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -96,30 +103,6 @@ def fit(model: Model, objective: nn.Module, data: PairedData, config: TrainConfi
     return training.run()
 
 
-def check_experiment(model: Model, objective: nn.Module, data: PairedData) -> None:
-    """A step on two pairs with a copy of the model: mistakes surface before anything is written.
-
-    Raises:
-        ExperimentError: says which part doesn't fit.
-    """
-    batch = next(pair_batches(data.train.take(2), 2))
-    head = type(getattr(model, "head", model)).__name__
-    state = torch.get_rng_state()
-    try:
-        trial, trial_objective = copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu()
-        embedded = trial(batch.view1, batch.view2)
-        if not isinstance(embedded, Embedded):
-            raise ExperimentError(f"the model's forward must return xmodal.Embedded, got {type(embedded).__name__}")
-        trial_objective(embedded, batch.pairs)
-    except ExperimentError as error:
-        raise ExperimentError(str(error).replace("this one does not", f"{head} does not")) from error
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        shapes = f"{data.view1_shape} and {data.view2_shape}"
-        raise ExperimentError(f"the model can't take a step on items of shape {shapes}: {error}") from error
-    finally:
-        torch.set_rng_state(state)
-
-
 class _Training:
     """One run of :func:`fit`."""
 
@@ -146,9 +129,10 @@ class _Training:
                     self._train_epoch()
                     if progress.batch == self.n_batches:
                         self._end_epoch()
-                if self.stopped_by is not None and not progress.finished:
-                    self._save()
+                if self.stopped_by is not None and not progress.finished and (progress.epoch or progress.batch):
+                    self._save()  # before the first step there is nothing to save, but statistics half made
         finally:
+            self.display.close()
             self._load_best()
         finished = progress.finished
         if self.stopped_by is not None and not finished:
@@ -204,17 +188,24 @@ class _Training:
             raise NumericalError(f"training stopped in {where}: the loss is {value}; {self._diagnosis(batch)}")
         loss.backward()
         if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            parameters = (p for group in self.optimizer.param_groups for p in group["params"])
+            nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         self.optimizer.step()
         return value
 
     def _diagnosis(self, batch: Batch) -> str:
-        kept = f"; the best model so far (epoch {self.progress.best_epoch}) is kept" if self.progress.best_epoch else ""
-        return diagnose(self.model, batch) + kept
+        return diagnose(self.model, batch) + self._kept()
+
+    def _kept(self) -> str:
+        best = self.progress.best_epoch
+        return f"; the best model so far (epoch {best}) is kept" if best else ""
 
     def _end_epoch(self) -> None:
         progress, started = self.progress, time.perf_counter()
-        line = self._validate()
+        try:
+            line = self._validate()
+        except NumericalError as error:
+            raise NumericalError(f"training stopped after epoch {progress.epoch + 1}: {error}{self._kept()}") from error
         progress.epoch += 1
         improved = self._judge(line[f"{PRIMARY.key}_va"])
         line = {"epoch": progress.epoch, "loss_tr": progress.loss_sum / max(progress.batch, 1), **line,
@@ -223,9 +214,11 @@ class _Training:
                 "refinement": self.config.refinement_steps - progress.refinements_left}
         progress.log.append(line)
         progress.batch, progress.loss_sum, progress.seconds = 0, 0.0, 0.0
+        refining = self._refine_or_finish()
+        self._keep(improved)  # before anything is shown: a display may fail, a reader of our output may leave
         self.display.epoch(line)
-        self._refine_or_finish()
-        self._keep(improved)
+        if refining:
+            self.display.note(refining)
 
     def _validate(self) -> dict[str, Any]:
         with tower_precision(self.config.precision, self.device):
@@ -267,16 +260,18 @@ class _Training:
         """Books an epoch's validation value; True when it is the best so far."""
         progress = self.progress
         sign = 1 if PRIMARY.high_is_better else -1
-        if sign * value <= progress.best_value:
+        if progress.best_epoch and sign * value <= sign * progress.best_value:
             progress.patience_left -= 1
             return False
-        progress.best_value, progress.best_epoch = sign * value, progress.epoch
+        progress.best_value, progress.best_epoch = value, progress.epoch
         progress.patience_left = progress.patience
         self.best = {"model": copy.deepcopy(self.model.state_dict()),
+                     "objective": copy.deepcopy(self.objective.state_dict()),
                      "optimizer": copy.deepcopy(self.optimizer.state_dict())}
         return True
 
-    def _refine_or_finish(self) -> None:
+    def _refine_or_finish(self) -> str:
+        """Decides how training goes on; returns what there is to say about it."""
         progress, config = self.progress, self.config
         if progress.epoch >= config.max_epochs:
             progress.finished = "max_epochs"
@@ -289,12 +284,14 @@ class _Training:
             progress.patience_left = progress.patience
             self._load_best()
             self._set_optimizer(self.best["optimizer"])
-            self.display.note(f"refining the best model (epoch {progress.best_epoch}) with learning rate "
-                              f"{progress.learning_rate:.2g}")
+            return (f"refining the best model (epoch {progress.best_epoch}) with learning rate "
+                    f"{progress.learning_rate:.2g}")
+        return ""
 
     def _load_best(self) -> None:
         if self.best:
             self.model.load_state_dict(self.best["model"])
+            self.objective.load_state_dict(self.best["objective"])
 
     def _set_optimizer(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(copy.deepcopy(state))
@@ -339,21 +336,29 @@ class _Training:
             self.display.note("nothing was saved yet: starting from the beginning")
             return
         try:
-            self.progress = Progress(**state["progress"])
-            load_strictly(self.model, state["model"], str(self.folder.file(RunFolder.RESUME)))
-            self.objective.load_state_dict(state["objective"])
-            self._set_optimizer(state["optimizer"])
-            torch.set_rng_state(state["rng"])
-            self.best = state["best"]
+            self._take_up(state)
+            self.folder.write_log(self.progress.log)
+            if self.best:
+                self._write_best()
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"{self.folder.file(RunFolder.RESUME)} is damaged ({error}): --overwrite starts "
-                                  "again") from error
-        if self.progress.finished == "max_epochs" and self.progress.epoch < self.config.max_epochs:
-            self.progress.finished = ""  # the user raised max_epochs to go on
-        if self.device.type == "cuda" and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        self.folder.write_log(self.progress.log)
-        if self.best:
-            self._write_best()
+            raise CheckpointError(f"{self.folder.file(RunFolder.RESUME)} is damaged ({type(error).__name__}: {error}): "
+                                  "--overwrite starts again") from error
+        if not self.progress.finished:
+            self.folder.clear_results()
         self.display.note(f"continuing after epoch {self.progress.epoch}" if not self.progress.finished else
                           f"already finished after epoch {self.progress.epoch}")
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        progress = self.progress = Progress(**state["progress"])
+        load_strictly(self.model, state["model"], "resume.pt")
+        self.objective.load_state_dict(state["objective"])
+        self._set_optimizer(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.best = state["best"]
+        if progress.finished == "max_epochs" and progress.epoch < self.config.max_epochs:
+            progress.finished = ""  # max_epochs was raised: what this epoch would have led to is decided now
+            self._refine_or_finish()
+        elif not progress.finished and progress.epoch >= self.config.max_epochs:
+            progress.finished = "max_epochs"

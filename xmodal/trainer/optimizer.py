@@ -5,14 +5,11 @@ import torch
 from torch import nn
 
 from xmodal.config import TrainConfig
-from xmodal.errors import ExperimentError
 
 
 def make_optimizer(modules: list[nn.Module], config: TrainConfig) -> torch.optim.Optimizer:
     """Adam over all parameters, with classic L2 (loss + ``l2·Σw²``, gradient ``2·l2·w``) or decoupled decay."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    if not parameters:
-        raise ExperimentError("the model has no parameters to train")
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     if config.decoupled:
         return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.l2, fused=fused)

@@ -1,0 +1,71 @@
+"""Does an experiment fit the data? Tried before anything is written."""
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from xmodal.data import Batch, PairedData, pair_batches
+from xmodal.errors import DataError, ExperimentError, XmodalError
+from xmodal.layers import Embedded
+from xmodal.networks import Model, evaluating
+
+
+def check_experiment(model: Model, objective: nn.Module, data: PairedData) -> None:
+    """A whole step on two pairs with copies of model and objective: mistakes surface before anything is written.
+
+    Raises:
+        ExperimentError: says which part doesn't fit.
+        DataError: a training split of one pair.
+    """
+    if len(data.train) < 2:
+        raise DataError("the train split has 1 pair; training needs at least 2")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ExperimentError("the model has no parameters to train")
+    batch = next(pair_batches(data.train.take(2), 2))
+    state = torch.get_rng_state()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two pairs are few for any head
+            _trial_step(copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu(), batch)
+    except ExperimentError as error:
+        head = type(getattr(model, "head", model)).__name__
+        raise ExperimentError(str(error).replace("this one does not", f"{head} does not")) from error
+    finally:
+        torch.set_rng_state(state)
+
+
+def _trial_step(model: Model, objective: nn.Module, batch: Batch) -> None:
+    shapes = f"items of shape {tuple(batch.view1.shape[1:])} and {tuple(batch.view2.shape[1:])}"
+    with _blaming("the model", shapes):
+        embedded = model(batch.view1, batch.view2)
+    if not isinstance(embedded, Embedded):
+        raise ExperimentError(f"the model's forward must return xmodal.Embedded, got {type(embedded).__name__}")
+    with _blaming("the objective", shapes):
+        loss = objective(embedded, batch.pairs)
+    if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        if isinstance(loss, Tensor) and loss.ndim == 0:
+            got = "one without a gradient"
+        raise ExperimentError(f"the objective must return a scalar tensor that depends on the model, got {got}")
+    with _blaming("the gradient of the objective", shapes):
+        loss.backward()
+    with _blaming("the model", shapes), evaluating(model):
+        widths = model.embed_view1(batch.view1).shape[1:], model.embed_view2(batch.view2).shape[1:]
+    if widths[0] != widths[1] or len(widths[0]) != 1:
+        raise ExperimentError(f"both views must be embedded into one space (n, d), got (n, *{tuple(widths[0])}) and "
+                              f"(n, *{tuple(widths[1])})")
+
+
+@contextmanager
+def _blaming(part: str, shapes: str) -> Iterator[None]:
+    try:
+        yield
+    except XmodalError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise ExperimentError(f"{part} can't take a step on {shapes}: {type(error).__name__}: {error}") from error
