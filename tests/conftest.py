@@ -1,11 +1,19 @@
 """Data that several test modules share, named for what it is."""
 from __future__ import annotations
 
+import os
+
+import hypothesis
 import pytest
 import torch
 from torch import Tensor
 
 from xmodal.data import PairedData, PairSplit
+
+# New examples on every run of a developer; the same ones in CI, where a failure must be somebody's own.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def correlated_views(n: int, d1: int, d2: int, shared: int, noise: float, generator: torch.Generator
