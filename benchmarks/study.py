@@ -48,6 +48,8 @@ def train_row(data: Any, model: str, overrides: dict[str, Any], seed: int) -> di
     started = time.perf_counter()
     result = fit(network, experiment.build_objective(), data, experiment.config, seed=seed)
     seconds = time.perf_counter() - started
+    if result.signal is not None:  # fit() ends in good order; half a training is no result
+        raise SystemExit(128 + result.signal)
     return {**evaluate(network, data), "seconds": seconds, "epochs": len(result.log), "best_epoch": result.best_epoch,
             "valid_mrr": result.best_value, "seed": seed, "overrides": overrides}
 
