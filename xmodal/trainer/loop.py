@@ -78,7 +78,7 @@ def fit(model: Model, objective: nn.Module, data: PairedData, config: TrainConfi
     alone, so a resumed training takes the same steps as an undisturbed one.
 
     SIGINT (Ctrl-C) and SIGTERM end training after the current batch (after validation, if that is under way), with its
-    state saved if there is a ``run``; ``signal`` of the result then says which, and whoever calls in a loop should stop.
+    state saved if there is a ``run``; the result's ``signal`` says which, and whoever calls in a loop should stop.
 
     Args:
         model: towers and head (DESIGN section 1). Initialise it under ``torch.manual_seed(seed)``.
