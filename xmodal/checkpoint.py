@@ -51,8 +51,9 @@ class RunFolder:
     def refuse_if_taken(self) -> None:
         """Raises a :class:`CheckpointError` if there is a run here, or what is left of one."""
         if any(self.file(name).exists() for name in (self.CONFIG, self.WEIGHTS, self.RESUME)):
-            raise CheckpointError(f"{self.path} holds a run already: --resume continues it, --tag NAME starts another "
-                                  "beside it, --overwrite replaces it")
+            way_on = "--resume continues it" if self.exists else f"but its {self.CONFIG} is missing"
+            raise CheckpointError(f"{self.path} holds a run already: {way_on}, --tag NAME starts another beside it, "
+                                  "--overwrite replaces it")
 
     def create(self, config: Mapping[str, Any], source: str, overwrite: bool = False) -> None:
         """Starts a run: writes its configuration and a copy of its experiment.
