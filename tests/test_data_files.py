@@ -35,7 +35,7 @@ def split_of(name: str, n: int, seed: int, table: bool = False) -> PairSplit:
 def toy(table: bool = True) -> PairedData:
     train, valid, test = split_of("train", 9, 0, table), split_of("valid", 4, 1, table), split_of("test", 5, 2, table)
     return PairedData("toy", train, valid, test, version="3", source="here", licence="free", split_seed=7,
-                      synthetic=True, note="made for tests").with_fingerprint()
+                      synthetic=True, note="made for tests", picture1=(3, 1), picture2=(2, 2)).with_fingerprint()
 
 
 def assert_same(ours: PairedData, theirs: PairedData) -> None:
@@ -43,7 +43,8 @@ def assert_same(ours: PairedData, theirs: PairedData) -> None:
         for field in dataclasses.fields(PairSplit):
             a, b = getattr(one, field.name), getattr(other, field.name)
             assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, field.name
-    for field in ("name", "version", "source", "licence", "split_seed", "synthetic", "note", "fingerprint"):
+    for field in ("name", "version", "source", "licence", "split_seed", "synthetic", "note", "fingerprint", "picture1",
+                  "picture2"):
         assert getattr(ours, field) == getattr(theirs, field), field
 
 
@@ -68,6 +69,13 @@ def test_metadata_that_is_not_there_reads_as_nothing(tmp_path):
     write_h5(bare, tmp_path / "a.h5")
     back = read_h5(tmp_path / "a.h5")
     assert (back.split_seed, back.synthetic, back.note, back.title) == (None, False, "", "bare")
+    assert back.picture1 is None and back.picture2 is None
+    one = dataclasses.replace(bare, picture2=(1, 4))
+    for write, read, name in ((write_h5, read_h5, "b.h5"), (write_npz, read_npz, "b.npz")):
+        write(one, tmp_path / name)
+        back_again = read(tmp_path / name)
+        assert (back_again.picture1, back_again.picture2) == (None, (1, 4))
+        assert back_again.fingerprint == back.fingerprint  # pictures don't count
 
 
 def test_the_fingerprint_does_not_depend_on_streaming_chunks_or_compression(tmp_path):
@@ -86,6 +94,16 @@ def test_the_fingerprint_does_not_depend_on_streaming_chunks_or_compression(tmp_
             assert data.train.is_streamed == stream
     assert fingerprint(read_h5(tmp_path / "b.h5", stream=True)) == expected
     assert torch.equal(read_h5(tmp_path / "a.h5").test.view2, torch.from_numpy(arrays["test_view2"]) * 0.5)
+
+
+def test_the_scale_is_for_views_of_bytes(tmp_path):
+    arrays = {}
+    for split in ("train", "valid", "test"):
+        arrays[f"{split}_view1"] = np.array([[0, 255]], np.uint8)
+        arrays[f"{split}_view2"] = np.array([[1, 0, 0]], np.float32)
+    write_arrays(tmp_path / "a.h5", arrays, {}, scale=1 / 255)
+    for split in read_h5(tmp_path / "a.h5").splits():
+        assert split.view1.tolist() == [[0.0, 1.0]] and split.view2.tolist() == [[1.0, 0.0, 0.0]]
 
 
 def test_streamed_data_can_be_copied(tmp_path):
@@ -213,6 +231,12 @@ def replaced(key, value):
     (lambda file: file["train"].move("labels", "label"), r"unknown array train/label; did you mean labels"),
     (lambda file: file.attrs.__setitem__("name", 5), r"attribute name has a value of the wrong kind"),
     (lambda file: file.attrs.__setitem__("synthetic", "yes"), r"attribute synthetic has a value of the wrong kind"),
+    *((lambda file, value=value: file.attrs.__setitem__("picture2", value),
+       r"a\.h5: attribute picture2 must be two whole numbers, height and width; got ")
+      for value in ("2 2", 4, [4], [1, 2, 2], [2.0, 2.0], [True, True], [[2, 2]], ["2", "2"], h5py.Empty("i8"))),
+    *((lambda file, value=value: file.attrs.__setitem__("picture2", value),
+       r"^picture2 must be \(height, width\) of the 4 values of a view2 item; got ")
+      for value in ([2, 3], [-2, -2], [0, 4], [2**62, 4])),
 ])
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_an_hdf5_file_may_not_hold(change, message, stream, tmp_path):
@@ -245,6 +269,8 @@ def npz_of(path: Path, **changes) -> Path:
     ({"meta": np.array("{")}, r"meta must be JSON text"),
     ({"meta": np.array("[1]")}, r"meta must be a JSON object"),
     ({"meta": np.array('{"version": 2}')}, r"attribute version has a value of the wrong kind"),
+    ({"meta": np.array('{"picture1": [3, true]}')}, r"attribute picture1 must be two whole numbers"),
+    ({"meta": np.array('{"picture1": [2, 2]}')}, r"^picture1 must be \(height, width\) of the 3 values"),
 ])
 def test_what_an_npz_file_may_not_hold(changes, message, tmp_path):
     with pytest.raises(DataError, match=message) as error:

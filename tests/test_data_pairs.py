@@ -89,6 +89,18 @@ def test_splits_must_have_one_shape():
         data_of(test=split_of("test", width2=7))
 
 
+def test_a_picture_has_as_many_values_as_an_item():
+    data = data_of(picture1=(1, 3))
+    assert (data.picture1, data.picture2) == ((1, 3), None)
+    assert data.with_fingerprint().picture1 == (1, 3)
+    assert data.with_fingerprint().fingerprint == data_of().with_fingerprint().fingerprint
+    for bad in ((3,), (3, 1, 1), (1, 2), (-1, -3), (1.0, 3.0), (True, 3), [1, 3], "13", 3, (0, 0), np.ones((3, 1))):
+        with pytest.raises(DataError, match=r"^picture1 must be \(height, width\) of the 3 values of a view1 item"):
+            data_of(picture1=bad)
+    with pytest.raises(DataError, match=r"^picture2 must be .* 2 values of a view2 item; got '\(2, 2\)'$"):
+        data_of(picture2=(2, 2))
+
+
 def test_of_converts_lists_and_any_real_dtype():
     split = PairSplit.of("train", [[1, 2], [3, 4]], np.array([[1.5], [2.5]], dtype=">f8"),
                          labels=np.array([3, 4], "u1"))

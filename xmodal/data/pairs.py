@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,9 +163,11 @@ class PairedData:
         fingerprint: SHA-256 over the arrays, see :func:`fingerprint`; :func:`xmodal.data.load_data` always sets it.
         synthetic: whether the values are made up.
         note: what a command should tell the user about it, such as ``split 80/10/10 with seed 23``.
+        picture1: height and width, where an item of view 1 is a picture stored flat (row after row).
+        picture2: likewise of view 2.
 
     Raises:
-        DataError: the splits don't have items of one shape.
+        DataError: the splits don't have items of one shape, or a picture has another size than the items.
     """
 
     name: str
@@ -178,6 +181,8 @@ class PairedData:
     fingerprint: str = ""
     synthetic: bool = False
     note: str = ""
+    picture1: tuple[int, int] | None = None
+    picture2: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for split in (self.valid, self.test):
@@ -186,6 +191,8 @@ class PairedData:
                 if got != expected:
                     raise DataError(f"{split.name} {key} has items of shape {got}, but train {key} {expected}; "
                                     "all splits must have one shape")
+        _check_picture("1", self.picture1, self.view1_shape)
+        _check_picture("2", self.picture2, self.view2_shape)
 
     @property
     def view1_shape(self) -> tuple[int, ...]:
@@ -326,6 +333,16 @@ def _check_pairs(split: str, pairs: Tensor, n1: int, n2: int) -> None:
             row = int(outside[0])
             raise DataError(f"{split} pairs row {row} names view{column + 1} item {int(indices[row])}, but there are "
                             f"only items 0 to {count - 1} ({len(outside):,} such rows)")
+
+
+def _check_picture(view: str, picture: Any, item_shape: tuple[int, ...]) -> None:
+    """``picture`` is None, or height and width of as many values as an item has."""
+    if picture is None:
+        return
+    good = isinstance(picture, tuple) and len(picture) == 2 and all(type(n) is int and n > 0 for n in picture)
+    if not good or math.prod(picture) != math.prod(item_shape):
+        raise DataError(f"picture{view} must be (height, width) of the {math.prod(item_shape):,} values of a "
+                        f"view{view} item; got {str(picture)[:40]!r}")
 
 
 def _select(view: View, rows: Tensor) -> View:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.data import iapr, mnist_halves
+from xmodal.data import iapr, mnist_halves, mnist_label
 from xmodal.data.checks import one_line
 from xmodal.data.digits import load_digits
 from xmodal.data.files import data_from_arrays, read_h5, read_npz
@@ -34,6 +34,8 @@ DATA_SETS: Mapping[str, DataSet] = {
     "digits": DataSet("halves of 1,797 handwritten digits, 32 + 32 values; built in", load=load_digits),
     "mnist_halves": DataSet("halves of MNIST digits, 392 + 392 values, 70,000 pairs", prepare=mnist_halves.prepare,
                             options=("source", "url")),
+    "mnist_label": DataSet("MNIST digits and their ten labels, 784 + 10 values, 70,000 pairs",
+                           prepare=mnist_label.prepare, options=("source", "url")),
     "iapr": DataSet("IAPR TC-12 images and texts, 4096 + 2048 values, 19,996 pairs", prepare=iapr.prepare,
                     options=("source", "url", "synthetic", "legacy_normalisation")),
 }
