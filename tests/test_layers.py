@@ -16,6 +16,7 @@ from xmodal.covariance import Moments, batch_moments, blend
 from xmodal.errors import DataError, ExperimentError, NumericalError
 from xmodal.layers import (
     CCALayer,
+    CCAReadout,
     Embedded,
     LearnedProjection,
     LengthNorm,
@@ -628,3 +629,46 @@ def test_length_norm_gradcheck_and_its_bound():
     zero = torch.zeros(1, 3, requires_grad=True)
     LengthNorm(1e-6)(zero).sum().backward()
     torch.testing.assert_close(zero.grad, torch.full((1, 3), 1e6))
+
+
+# -- CCAReadout ------------------------------------------------------------------------------------------------------
+
+def test_the_readout_takes_no_part_in_training():
+    (a, b), readout = correlated_pairs(60, 4, dtype=torch.float32), CCAReadout(4)
+    readout.refit([(a, b)])
+    before = state_of(readout)
+    embedded = readout(a, b)
+    assert torch.equal(embedded.view1, a) and torch.equal(embedded.view2, b) and embedded.correlations is None
+    assert_state(readout, before)
+
+
+@pytest.mark.parametrize("power", [0, 1, 2.5])
+def test_the_readout_is_the_cca_layers_projection_weighted_by_its_correlations(power):
+    (a, b), layer, readout = correlated_pairs(200, 5), CCALayer(5, 1e-3, 1e-2), CCAReadout(5, 1e-3, 1e-2, power=power)
+    assert layer.refit([(a, b)]) == readout.refit([(a[:70], b[:70]), (a[70:], b[70:])]) == 200
+    layer.eval(), readout.eval()
+    weights = layer.correlations**power
+    torch.testing.assert_close(readout.embed_view1(a), layer.embed_view1(a) * weights)
+    torch.testing.assert_close(readout.embed_view2(b), layer.embed_view2(b) * weights)
+    embedded = readout(a, b)
+    assert torch.equal(embedded.view1, readout.embed_view1(a)) and torch.equal(embedded.view2, readout.embed_view2(b))
+
+
+def test_at_power_one_the_readout_is_what_least_squares_predicts():
+    a, b = correlated_pairs(300, 4)
+    readout, plain = CCAReadout(4, 0, 0).eval(), CCAReadout(4, 0, 0, power=0).eval()
+    readout.refit([(a, b)]), plain.refit([(a, b)])
+    z1, z2 = plain.embed_view1(a).numpy(), plain.embed_view2(b).numpy()
+    predicted = z1 @ np.linalg.lstsq(z1, z2, rcond=None)[0]
+    np.testing.assert_allclose(readout.embed_view1(a), predicted, atol=1e-5)
+
+
+def test_the_readout_before_a_refit_and_its_mistakes():
+    a, b = correlated_pairs(10, 3, dtype=torch.float32)
+    fresh = CCAReadout(3).eval()
+    assert torch.isfinite(fresh(a, b).view1).all()
+    with pytest.raises(ExperimentError, match=r"CCAReadout\(3\) expects tower outputs of shape \(n, 3\)"):
+        fresh(a[:, :2], b)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ExperimentError, match="power must not be negative"):
+            CCAReadout(3, power=wrong)

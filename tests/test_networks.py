@@ -1,13 +1,16 @@
-"""TwoTower: what its parts do, put together."""
+"""TwoTower and CorrNet: what their parts do, put together."""
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
+from xmodal.errors import DataError
 from xmodal.layers import CCALayer, LearnedProjection, LengthNorm
-from xmodal.networks import TwoTower, evaluating
-from xmodal.towers import mlp
+from xmodal.networks import CorrNet, TwoTower, evaluating
+from xmodal.towers import mlp, tied_decoder
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -153,3 +156,131 @@ def test_bfloat16_autocast_of_the_towers_only():
     assert refitted == 400 and actual.view1.dtype == torch.float32
     assert float(model.head.eps) == torch.finfo(torch.bfloat16).eps
     torch.testing.assert_close(actual.correlations, expected.correlations, atol=0.02, rtol=0)
+
+
+# -- CorrNet ---------------------------------------------------------------------------------------------------------
+
+def corrnet(batch_norm: bool = False, dropout: float = 0.0) -> CorrNet:
+    torch.manual_seed(0)
+    options = {"batch_norm": batch_norm, "dropout": dropout, "nonlinearity": nn.Sigmoid}
+    return CorrNet(mlp((6,), [8], 4, **options), mlp((5,), [8], 4, **options), mlp((4,), [8], 6, **options),
+                   mlp((4,), [8], 5, **options), nn.Sigmoid())
+
+
+def test_one_layer_is_the_papers_formula():
+    torch.manual_seed(0)
+    encoder1, encoder2, decoder1, decoder2 = nn.Linear(6, 4), nn.Linear(5, 4, bias=False), nn.Linear(4, 6), \
+        nn.Linear(4, 5)
+    model = CorrNet(encoder1, encoder2, decoder1, decoder2, nn.Sigmoid())
+    x, y = batch(9)
+    W, b, V = encoder1.weight.mT, encoder1.bias, encoder2.weight.mT
+    torch.testing.assert_close(model.code(x, y), torch.sigmoid(x @ W + y @ V + b))
+    torch.testing.assert_close(model.code(x=x), torch.sigmoid(x @ W + b))
+    torch.testing.assert_close(model.code(y=y), torch.sigmoid(y @ V + b))
+    h = torch.sigmoid(y @ V + b)
+    torch.testing.assert_close(model.reconstruct(y=y), (decoder1(h), decoder2(h)))
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_one_view_is_the_pair_with_zeros_for_the_other(batch_norm):
+    model, (x, y) = corrnet(batch_norm), batch(30)
+    model(x, y)                                         # batch norm has statistics of its own by now
+    model.eval()
+    with torch.no_grad():
+        embedded, zeros1, zeros2 = model(x, y), torch.zeros_like(x), torch.zeros_like(y)
+        for alone, with_zeros in ((model.embed_view1(x), model.code(x, zeros2)),
+                                  (model.embed_view2(y), model.code(zeros1, y)),
+                                  (model.code(x=x), model.code(x, zeros2)),
+                                  (embedded.view1, model.code(x, zeros2)), (embedded.view2, model.code(zeros1, y)),
+                                  (embedded.extras["code"], model.code(x, y))):
+            torch.testing.assert_close(alone, with_zeros)
+        torch.testing.assert_close(model.reconstruct(x=x), model.reconstruct(x, zeros2))
+        torch.testing.assert_close(model.embed_view1(x[3:4]), model.embed_view1(x)[3:4])
+
+
+def test_extras_are_the_decoded_codes():
+    model, (x, y) = corrnet().eval(), batch(7)
+    extras = model(x, y).extras
+    assert extras["view1"] is x and extras["view2"] is y
+    for source, given in (("both", {"x": x, "y": y}), ("view1", {"x": x}), ("view2", {"y": y})):
+        restored = model.reconstruct(**given)
+        for view in (1, 2):
+            torch.testing.assert_close(extras[f"view{view}_from_{source}"], restored[view - 1])
+    assert set(extras) == {"view1", "view2", "code"} | {f"view{v}_from_{s}" for v in (1, 2)
+                                                        for s in ("both", "view1", "view2")}
+    assert len(extras) == 9 and "correlations" not in extras
+    with pytest.raises(KeyError):
+        extras["view3"]
+
+
+def test_what_no_objective_asks_for_is_not_decoded():
+    model, (x, y), decoded = corrnet(), batch(7), []
+    model.decoder1.register_forward_hook(lambda *_: decoded.append(1))
+    model.decoder2.register_forward_hook(lambda *_: decoded.append(2))
+    extras = model(x, y).extras
+    assert decoded == []
+    assert extras["view2_from_view1"] is extras["view2_from_view1"] and decoded == [2]
+
+
+def test_decoders_keep_the_precision_that_the_model_ran_in():
+    model, (x, y) = corrnet(), batch(7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        extras = model(x, y).extras
+    assert extras["view1_from_both"].dtype == torch.bfloat16
+    assert model(x, y).extras["view1_from_both"].dtype == torch.float32
+
+
+def test_an_absent_item_takes_part_in_the_batch_norm_of_training():
+    model, (x, y) = corrnet(batch_norm=True), batch(30)
+    part = model.encoder1(torch.cat([x, torch.zeros(1, 6)]))
+    absent = model.encoder2(torch.cat([y, torch.zeros(1, 5)]))[-1:]
+    torch.testing.assert_close(model(x, y).view1, torch.sigmoid(part[:-1] + absent))
+    assert torch.isfinite(model(x[:1], y[:1]).view1).all()      # a batch of one pair, too
+
+
+def test_corrnet_says_what_it_lacks():
+    model, (x, y) = corrnet(), batch(7)
+    with pytest.raises(DataError, match="need a view"):
+        model.reconstruct()
+    for call in (model.code, model.forward):
+        with pytest.raises(DataError, match="as many rows of view1 as of view2; got 7 and 6"):
+            call(x, y[:6])
+    assert model.refit([(x, y)]) == 0
+
+
+def tied() -> CorrNet:
+    torch.manual_seed(0)
+    encoder1, encoder2 = mlp((6,), [8], 4, batch_norm=False), mlp((5,), [], 4)
+    decoder1 = tied_decoder(encoder1, nn.Tanh, nn.Sigmoid)
+    return CorrNet(encoder1, encoder2, decoder1, tied_decoder(encoder2), nn.Sigmoid())
+
+
+def test_tied_decoder_by_hand():
+    model, (x, _) = tied(), batch(7)
+    (first, _, second), h = model.encoder1, torch.randn(7, 4)
+    expected = torch.sigmoid(torch.tanh(h @ second.weight) @ first.weight)
+    torch.testing.assert_close(model.decoder1(h), expected)     # fresh biases are zero
+    assert model.reconstruct(x=x)[0].shape == x.shape
+
+
+def test_tied_weights_are_the_same_weights():
+    model, (_, y) = tied(), batch(20)
+    names = dict(model.named_parameters())
+    assert not [name for name in names if name.startswith("decoder") and name.endswith("weight")]
+    assert sum(p.numel() for p in names.values()) == (6 * 8 + 8) + (8 * 4 + 4) + (5 * 4 + 4) + (8 + 6) + 5
+    assert set(model.state_dict()) == set(names)                # saved once
+    model.reconstruct(y=y)[1].sum().backward()                  # through decoder 2 the encoder's weight gets a gradient
+    direct = torch.autograd.grad(model.decoder2(model.code(y=y).detach()).sum(), model.encoder2[0].weight)[0]
+    assert direct.abs().sum() > 0
+    before = model.decoder2(torch.eye(4)).detach().clone()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    assert not torch.allclose(model.decoder2(torch.eye(4)) - model.decoder2[0].bias, before)
+    torch.testing.assert_close(model.decoder2(torch.eye(4)), model.encoder2[0].weight + model.decoder2[0].bias)
+
+
+def test_tied_weights_stay_tied_in_copies_and_casts():
+    for copied in (copy.deepcopy(tied()), tied().double()):
+        with torch.no_grad():
+            copied.encoder2[0].weight.fill_(2.0)
+        h = torch.eye(4, dtype=copied.encoder2[0].weight.dtype)
+        torch.testing.assert_close(copied.decoder2(h), torch.full((4, 5), 2.0, dtype=h.dtype))

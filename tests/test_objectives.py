@@ -1,16 +1,20 @@
 """Objectives against Python loops."""
 from __future__ import annotations
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from xmodal.errors import ExperimentError
 from xmodal.layers import CCALayer, Embedded, LearnedProjection
-from xmodal.objectives import PairwiseRanking, TraceNorm, WeightedSum, shared_items
+from xmodal.networks import CorrNet
+from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum, shared_items
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -182,3 +186,181 @@ def test_arguments():
         with pytest.raises(ExperimentError, match="at least one part"):
             WeightedSum(nothing)
     assert repr(TraceNorm(0.1)) == "TraceNorm(rT=0.1)"
+
+
+# -- InfoNCE ---------------------------------------------------------------------------------------------------------
+
+def info_nce_by_loops(view1, view2, temperature, rows) -> float:
+    """Mean over queries and directions of −log of the softmax of the partner, other known matches left out."""
+    n, total = len(view1), 0.0
+    for queries, gallery in ((view1, view2), (view2, view1)):
+        for i in range(n):
+            candidates = [j for j in range(n) if j == i or not (rows[i][0] == rows[j][0] or rows[i][1] == rows[j][1])]
+            weights = {j: math.exp(cosine(queries[i], gallery[j]) / temperature) for j in candidates}
+            total -= math.log(weights[i] / sum(weights.values()))
+    return total / (2 * n)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.sampled_from([0.05, 0.5, 3.0]), st.one_of(st.none(), st.integers(1, 6)),
+       st.integers(1, 9), st.integers(0, 10**6))
+def test_info_nce_is_the_loops(n, temperature, images, captions, seed):
+    embedded = embeddings(n, seed=seed)
+    pairs = None if images is None else table(n, images, captions, seed)
+    rows = [(i, i) for i in range(n)] if pairs is None else pairs.tolist()
+    loss = InfoNCE(temperature)(embedded, pairs).detach()
+    expected = info_nce_by_loops(embedded.view1.tolist(), embedded.view2.tolist(), temperature, rows)
+    assert float(loss) == pytest.approx(expected, abs=1e-5)     # the temperature is float32
+
+
+def test_info_nce_learns_its_temperature_within_bounds():
+    embedded, objective = embeddings(6), InfoNCE(0.1)
+    embedded.view1.requires_grad_()
+    objective(embedded).backward()
+    assert objective.log_scale.grad.abs() > 0 and embedded.view1.grad.abs().sum() > 0
+    with torch.no_grad():
+        objective.log_scale.fill_(50.0)
+    assert objective.temperature == pytest.approx(0.01) and math.isfinite(float(objective(embedded)))
+    fixed = InfoNCE(0.1, learned=False)
+    assert not fixed.log_scale.requires_grad and repr(fixed) == "InfoNCE(\n  temperature=0.1, learned=False\n  " \
+        "(norm): LengthNorm(eps=1e-06)\n)"
+    for wrong in (0.0, 0.001, float("inf"), float("nan")):
+        with pytest.raises(ExperimentError, match=r"temperature must be at least 0\.01"):
+            InfoNCE(wrong)
+
+
+def test_info_nce_of_collapsed_embeddings_is_chance():
+    z = torch.zeros(8, 3, requires_grad=True)
+    loss = InfoNCE()(Embedded(z, z))
+    loss.backward()
+    assert float(loss) == pytest.approx(math.log(8)) and torch.isfinite(z.grad).all()
+
+
+# -- CorrNet ---------------------------------------------------------------------------------------------------------
+
+def corrnet() -> CorrNet:
+    torch.manual_seed(0)
+    return CorrNet(nn.Linear(5, 3), nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 5), nn.Sigmoid()),
+                   nn.Sequential(nn.Linear(3, 4), nn.Sigmoid()), nn.Sigmoid()).double()
+
+
+def corrnet_loss_by_numpy(model, x, y, weights, error, restore) -> float:
+    """The formula of the docstring, item by item and unit by unit, with the weights of the layers."""
+    def sigmoid(a):
+        return 1 / (1 + np.exp(-a))
+
+    W, V, D1, D2 = ([p.detach().numpy() for p in part.parameters()]
+                    for part in (model.encoder1, model.encoder2, model.decoder1, model.decoder2))
+
+    def code(a, b):
+        return sigmoid(W[0] @ a + W[1] + V[0] @ b + V[1])
+
+    def distance(target, restored):
+        if error == "squared":
+            return sum((t - r) ** 2 for t, r in zip(target, restored, strict=True)) / len(target)
+        logs = [t * np.log(r) + (1 - t) * np.log(1 - r) for t, r in zip(target, restored, strict=True)]
+        return -sum(logs) / len(target)
+
+    no_x, no_y, n = np.zeros(5), np.zeros(4), len(x)
+    both = view1 = view2 = 0.0
+    codes1, codes2 = [], []
+    for a, b in zip(x.numpy(), y.numpy(), strict=True):
+        for source, h in (("both", code(a, b)), ("view1", code(a, no_y)), ("view2", code(no_x, b))):
+            to_a = distance(a, sigmoid(D1[0] @ h + D1[1])) / n
+            to_b = distance(b, sigmoid(D2[0] @ h + D2[1])) / n
+            if source == "both":
+                both += to_a + to_b
+            elif source == "view1":
+                view1 += to_b if restore == "absent" else to_a + to_b
+                codes1.append(h)
+            else:
+                view2 += to_a if restore == "absent" else to_a + to_b
+                codes2.append(h)
+    correlation = sum(np.corrcoef([h[k] for h in codes1], [h[k] for h in codes2])[0, 1] for k in range(3))
+    return weights[0] * both + weights[1] * view1 + weights[2] * view2 - weights[3] * correlation
+
+
+@pytest.mark.parametrize("restore", ["all", "absent"])
+@pytest.mark.parametrize("error", ["squared", "cross_entropy"])
+@pytest.mark.parametrize("present", list(itertools.product([0, 1], repeat=4)))
+def test_corrnet_objective_is_the_formula_in_all_16_combinations(present, error, restore):
+    g, model = torch.Generator().manual_seed(1), corrnet()
+    x, y = (torch.rand(7, d, generator=g, dtype=torch.float64) for d in (5, 4))
+    weights = [w * there for w, there in zip((0.7, 1.1, 1.3, 0.4), present, strict=True)]
+    if not any(present):
+        with pytest.raises(ExperimentError, match="not all 0"):
+            CorrNetObjective(*weights)
+        return
+    objective = CorrNetObjective(*weights, error=error, restore=restore)
+    embedded = model(x, y)
+    loss = objective(embedded)
+    assert float(loss) == pytest.approx(corrnet_loss_by_numpy(model, x, y, weights, error, restore), abs=1e-12)
+    loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+    assert list(objective.terms(embedded)) == [name for name, there in zip(
+        ("both", "from_view1", "from_view2", "correlation"), present, strict=True) if there]
+
+
+@pytest.mark.parametrize("error", ["squared", "cross_entropy"])
+def test_corrnet_objective_gradcheck(error):
+    g, model = torch.Generator().manual_seed(1), corrnet()
+    x, y = (torch.rand(6, d, generator=g, dtype=torch.float64) for d in (5, 4))
+    objective = CorrNetObjective(1, 1, 1, 0.5, error=error)
+
+    def loss(weight, decoder):
+        values = {"encoder1.weight": weight, "decoder2.0.weight": decoder}
+        return objective(torch.func.functional_call(model, values, (x, y)))
+
+    assert torch.autograd.gradcheck(loss, (model.encoder1.weight, model.decoder2[0].weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [0.0, 1.0, 0.3, 1e6, 1e-12])
+def test_the_correlation_of_constant_units_counts_nothing_and_pulls_nowhere(dtype, constant):
+    g = torch.Generator().manual_seed(0)
+    h1 = torch.rand(50, 3, generator=g).to(dtype)
+    h2 = (h1 + 0.1 * torch.rand(50, 3, generator=g).to(dtype))
+    h1[:, 1], h2[:, 2] = constant, constant
+    expected = float(np.corrcoef(h1[:, 0], h2[:, 0])[0, 1])
+    h1.requires_grad_(), h2.requires_grad_()
+    items = torch.rand(50, 2).to(dtype)
+    loss = CorrNetObjective(0, 0, 0, 1)(Embedded(h1, h2, extras={"view1": items, "view2": items, "code": h1}))
+    loss.backward()
+    assert float(loss) == pytest.approx(-expected, abs=1e-5)
+    for gradient in (h1.grad, h2.grad):
+        assert torch.isfinite(gradient).all() and gradient[:, 0].abs().sum() > 0
+        assert torch.equal(gradient[:, 1:], torch.zeros(50, 2, dtype=dtype))
+
+
+def test_corrnet_objective_of_a_single_pair_and_of_saturated_units_is_finite():
+    model = corrnet()
+    with torch.no_grad():
+        model.encoder1.weight.mul_(1e6)
+        model.decoder1[0].bias.fill_(1e4)
+    for n in (1, 2, 5):
+        x, y = torch.rand(n, 5, dtype=torch.float64), torch.rand(n, 4, dtype=torch.float64)
+        model.zero_grad()
+        loss = CorrNetObjective(error="cross_entropy")(model(x, y))
+        loss.backward()
+        assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_corrnet_objective_says_what_it_needs():
+    x, y = torch.rand(4, 5), torch.rand(4, 4)
+    with pytest.raises(ExperimentError, match=r"needs a model that restores its views.*\(use CorrNet\)"):
+        CorrNetObjective()(Embedded(x, x))
+    narrow = CorrNet(nn.Linear(5, 3), nn.Linear(4, 3), nn.Linear(3, 4), nn.Linear(3, 4))
+    with pytest.raises(ExperimentError, match=r"decoder1 must restore items of shape \(5,\), got \(4,\)"):
+        CorrNetObjective()(narrow(x, y))
+    unbounded = CorrNet(nn.Linear(5, 3), nn.Linear(4, 3), nn.Linear(3, 5), nn.Linear(3, 4))
+    with pytest.raises(ExperimentError, match=r"within \[0, 1\]; let the decoders end in a sigmoid"):
+        CorrNetObjective(error="cross_entropy")(unbounded(x, y))
+    for wrong in ({"both": -1}, {"correlation": float("nan")}, {"from_view1": float("inf")}):
+        with pytest.raises(ExperimentError, match="weights must not be negative"):
+            CorrNetObjective(**wrong)
+    with pytest.raises(ExperimentError, match="squared or cross_entropy, got 'l1'"):
+        CorrNetObjective(error="l1")
+    with pytest.raises(ExperimentError, match="all or absent, got 'cross'"):
+        CorrNetObjective(restore="cross")
+    assert repr(CorrNetObjective()) == "CorrNetObjective(both=1, from_view1=1, from_view2=1, correlation=0.02, " \
+                                       "error='squared', restore='all')"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from xmodal.errors import ExperimentError
-from xmodal.towers import conv_tower, mlp
+from xmodal.towers import conv_tower, mlp, tied_decoder
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -100,3 +100,20 @@ def test_weights_have_variance_one_over_fan_in(tower, fan_ins):
         assert abs(float(weight.detach().mean())) < 4 / (fan_in * weight.numel()) ** 0.5
         assert float(weight.detach().abs().max()) <= (3 / fan_in) ** 0.5 * (1 + 1e-6)
     assert all(not m.bias.any() for m in tower.modules() if isinstance(m, nn.Linear) and m.bias is not None)
+
+
+@pytest.mark.parametrize(("encoder", "options", "message"), [
+    (nn.Sequential(nn.Tanh()), {}, "needs an encoder of linear layers, such as mlp makes"),
+    (nn.Sequential(nn.Conv1d(1, 2, 3), nn.Linear(4, 3)), {}, "this one has Conv1d"),
+    (mlp((4,), [5], 3), {}, "2 linear layers; say which nonlinearity"),
+])
+def test_tied_decoder_refuses(encoder, options, message):
+    with pytest.raises(ExperimentError, match=message):
+        tied_decoder(encoder, **options)
+
+
+def test_tied_decoder_mirrors_only_linear_layers():
+    decoder = tied_decoder(mlp((7,), [6, 5], 3, dropout=0.2), nn.ReLU, nn.Sigmoid)
+    assert [type(step).__name__ for step in decoder] == ["_Transposed", "ReLU", "_Transposed", "ReLU", "_Transposed",
+                                                         "Sigmoid"]
+    assert decoder(torch.randn(2, 3)).shape == (2, 7) and "tied" in repr(decoder)

@@ -11,16 +11,16 @@ from xmodal.config import TrainConfig, load_experiment
 from xmodal.data import PairedData, PairSplit, load_data
 from xmodal.errors import CheckpointError, DataError, ExperimentError, NumericalError, XmodalError
 from xmodal.evaluator import embed, evaluate
-from xmodal.layers import CCALayer, Embedded, LearnedProjection, LengthNorm
+from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection, LengthNorm
 from xmodal.linear import LinearCCA
 from xmodal.metrics import retrieval_metrics
-from xmodal.networks import TwoTower
-from xmodal.objectives import PairwiseRanking, TraceNorm, WeightedSum
+from xmodal.networks import CorrNet, TwoTower
+from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum
 from xmodal.trainer import fit
 
 __version__ = "0.0.1"
 
-__all__ = ["CCALayer", "CheckpointError", "DataError", "Embedded", "ExperimentError", "LearnedProjection", "LengthNorm",
-           "LinearCCA", "NumericalError", "PairSplit", "PairedData", "PairwiseRanking", "TraceNorm", "TrainConfig",
-           "TwoTower", "WeightedSum", "XmodalError", "embed", "evaluate", "fit", "load_data", "load_experiment",
-           "retrieval_metrics"]
+__all__ = ["CCALayer", "CCAReadout", "CheckpointError", "CorrNet", "CorrNetObjective", "DataError", "Embedded",
+           "ExperimentError", "InfoNCE", "LearnedProjection", "LengthNorm", "LinearCCA", "NumericalError", "PairSplit",
+           "PairedData", "PairwiseRanking", "TraceNorm", "TrainConfig", "TwoTower", "WeightedSum", "XmodalError",
+           "embed", "evaluate", "fit", "load_data", "load_experiment", "retrieval_metrics"]

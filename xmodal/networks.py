@@ -1,13 +1,15 @@
-"""Models: two towers and a head, with one view embeddable without the other."""
+"""Models: two towers and a head, or a two-view autoencoder, with one view embeddable without the other."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from xmodal.layers import CCALayer, Embedded, LearnedProjection
+from xmodal.errors import DataError
+from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection
 
 
 @contextmanager
@@ -28,13 +30,14 @@ class TwoTower(nn.Module):
 
     Args:
         tower1, tower2: map (n, *item shape) to (n, d).
-        head: maps two tower outputs into the shared space: :class:`CCALayer` or :class:`LearnedProjection`.
+        head: maps two tower outputs into the shared space: :class:`CCALayer`, :class:`LearnedProjection` or
+            :class:`CCAReadout`.
         norm: applied to the coordinates of both views last, such as :class:`xmodal.layers.LengthNorm`. Metrics and
             ranking objectives compare by cosine with or without it; without it the coordinates of a CCA head keep
             their scale and can be truncated.
     """
 
-    def __init__(self, tower1: nn.Module, tower2: nn.Module, head: CCALayer | LearnedProjection,
+    def __init__(self, tower1: nn.Module, tower2: nn.Module, head: CCALayer | CCAReadout | LearnedProjection,
                  norm: nn.Module | None = None) -> None:
         super().__init__()
         self.tower1, self.tower2, self.head = tower1, tower2, head
@@ -75,6 +78,132 @@ class TwoTower(nn.Module):
             return self.head.refit((self.tower1(x), self.tower2(y)) for x, y in batches)
 
 
+class CorrNet(nn.Module):
+    """Correlational neural network (Chandar et al. 2015, arXiv 1504.07225): an autoencoder of two views with one code.
+
+    The views' contributions to the code are added, so that either is enough:
+    ``h(x, y) = f(encoder1(x) + encoder2(y))``, ``h(x) = h(x, 0)`` and ``h(y) = h(0, y)`` with an item of zeros for the
+    absent view. With one linear layer per encoder this is the paper's ``f(Wx + Vy + b)``. ``decoder1`` and
+    ``decoder2`` restore the views from a code.
+
+    The shared space is that of the codes: ``embed_view1(x)`` is ``h(x)``, ``embed_view2(y)`` is ``h(y)``. Nothing is
+    estimated on the side, so there is nothing to refit; train and eval mode differ as the parts do. In train mode an
+    item of zeros takes part in each encoder's batch, so that batch norm knows it.
+
+    :class:`xmodal.objectives.CorrNetObjective` trains it. ``extras`` of the result hold the items as ``view1`` and
+    ``view2``, the code of both views as ``code``, and the reconstructions ``view1_from_both``, ``view1_from_view1``,
+    ``view1_from_view2`` (of ``h(x, y)``, ``h(x)``, ``h(y)``) and the same three of ``view2``. A reconstruction is
+    computed when it is asked for: an objective without a term does not pay for it.
+
+    Args:
+        encoder1, encoder2: map (n, *item shape) to (n, k).
+        decoder1, decoder2: map (n, k) to (n, *item shape); :func:`xmodal.towers.tied_decoder` makes one of its
+            encoder's own weights.
+        nonlinearity: ``f``; none by default, for encoders that end in one.
+    """
+
+    def __init__(self, encoder1: nn.Module, encoder2: nn.Module, decoder1: nn.Module, decoder2: nn.Module,
+                 nonlinearity: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder1, self.encoder2, self.decoder1, self.decoder2 = encoder1, encoder2, decoder1, decoder2
+        self.nonlinearity = nonlinearity if nonlinearity is not None else nn.Identity()
+
+    def forward(self, x: Tensor, y: Tensor) -> Embedded:
+        """The codes of x (n, *shape1) and of y (n, *shape2), each without the other view, and the extras above."""
+        _check_rows(x, y)
+        (part1, absent1), (part2, absent2) = _with_absent(self.encoder1, x), _with_absent(self.encoder2, y)
+        f = self.nonlinearity
+        codes = {"both": f(part1 + part2), "view1": f(part1 + absent2), "view2": f(absent1 + part2)}
+        precision = _current_autocast(x.device.type)  # the towers': objectives are computed outside of it
+
+        def decode(decoder: nn.Module, source: str) -> Tensor:
+            with precision:
+                return decoder(codes[source])
+
+        makers = {f"{view}_from_{source}": partial(decode, decoder, source)
+                  for view, decoder in (("view1", self.decoder1), ("view2", self.decoder2)) for source in codes}
+        return Embedded(codes["view1"], codes["view2"],
+                        extras=_Lazily({"view1": x, "view2": y, "code": codes["both"]}, makers))
+
+    def code(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """(n, k) codes of pairs, or of items of one view alone; call it in eval mode.
+
+        Raises:
+            DataError: neither view is given, or they have different numbers of rows.
+        """
+        if x is not None and y is not None:
+            _check_rows(x, y)
+            return self.nonlinearity(self.encoder1(x) + self.encoder2(y))
+        if x is not None:
+            return self._code_of_one(x, self.encoder1, self.encoder2, self.decoder2)
+        if y is not None:
+            return self._code_of_one(y, self.encoder2, self.encoder1, self.decoder1)
+        raise DataError("CorrNet.code and .reconstruct need a view: x, y or both")
+
+    def _code_of_one(self, items: Tensor, encoder: nn.Module, other: nn.Module, other_decoder: nn.Module) -> Tensor:
+        part = encoder(items)
+        absent = torch.zeros_like(other_decoder(torch.zeros_like(part[:1])))  # a decoder knows the shape of its items
+        return self.nonlinearity(part + other(absent))
+
+    def reconstruct(self, x: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Both views, (n, *shape1) and (n, *shape2), restored from pairs or from one view alone; call it in eval mode.
+
+        Raises:
+            DataError: as :meth:`code`.
+        """
+        return self.decode(self.code(x, y))
+
+    def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoders make of codes (n, k): (n, *shape1) and (n, *shape2)."""
+        return self.decoder1(code), self.decoder2(code)
+
+    def embed_view1(self, x: Tensor) -> Tensor:
+        """x (n, *shape1) to its code (n, k) without view 2; call it in eval mode."""
+        return self.code(x=x)
+
+    def embed_view2(self, y: Tensor) -> Tensor:
+        """y (n, *shape2) to its code (n, k) without view 1; call it in eval mode."""
+        return self.code(y=y)
+
+    def refit(self, batches: Iterable[tuple[Tensor, Tensor]], train_mode: bool = False) -> int:
+        """Nothing to do: a CorrNet keeps no statistics. Returns 0, the number of pairs seen."""
+        return 0
+
+
+def _check_rows(x: Tensor, y: Tensor) -> None:
+    if len(x) != len(y):
+        raise DataError(f"CorrNet expects as many rows of view1 as of view2; got {len(x)} and {len(y)}")
+
+
+def _with_absent(encoder: nn.Module, items: Tensor) -> tuple[Tensor, Tensor]:
+    """An encoder's output for the items, and (1, k) for an absent one, an item of zeros."""
+    part = encoder(torch.cat([items, torch.zeros_like(items[:1])]))
+    return part[:-1], part[-1:]
+
+
+def _current_autocast(device_type: str) -> torch.autocast:
+    return torch.autocast(device_type, dtype=torch.get_autocast_dtype(device_type),
+                          enabled=torch.is_autocast_enabled(device_type))
+
+
+class _Lazily(Mapping[str, Tensor]):
+    """Tensors by name, some of which are made when first asked for."""
+
+    def __init__(self, made: Mapping[str, Tensor], makers: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._made, self._makers = dict(made), makers
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._made, **self._makers})
+
+    def __len__(self) -> int:
+        return len({**self._made, **self._makers})
+
+
 #: What trainer and evaluator take. A model of a user's own needs ``forward``, ``embed_view1``, ``embed_view2`` and
-#: ``refit`` as above; it need not inherit anything but ``nn.Module``.
-Model = TwoTower
+#: ``refit`` as these have them; it need not inherit anything but ``nn.Module``.
+Model = TwoTower | CorrNet

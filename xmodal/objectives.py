@@ -5,12 +5,15 @@ contrast a row with the others use it so that a second caption of the same pictu
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss
 
+from xmodal.covariance import pearson
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded, LengthNorm
 
@@ -92,6 +95,44 @@ class PairwiseRanking(nn.Module):
         return f"margin={self.margin:g}, symmetric={self.symmetric}, negatives={self.negatives!r}"
 
 
+class InfoNCE(nn.Module):
+    """Softmax cross-entropy of finding each row's partner among the batch, by cosines (van den Oord et al. 2018; in
+    both directions and with a learned temperature as in CLIP, Radford et al. 2021).
+
+    ``−1/2n Σ_i [log softmax_j(s_ij/τ)_i + log softmax_j(s_ji/τ)_i]``; rows known to match a query besides its own
+    partner are left out of its softmax.
+
+    Args:
+        temperature: ``τ``, or where it starts.
+        learned: whether ``1/τ`` is a parameter, trained with the model and at most 100.
+    """
+
+    MOST = 100.0  # of 1/τ, as in CLIP
+
+    def __init__(self, temperature: float = 0.07, learned: bool = True) -> None:
+        super().__init__()
+        if not 1 / self.MOST <= temperature < float("inf"):
+            raise ExperimentError(f"InfoNCE: temperature must be at least {1 / self.MOST}, got {temperature}")
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=learned)
+        self.norm = LengthNorm()
+
+    @property
+    def temperature(self) -> float:
+        """``τ`` as it is now."""
+        return 1 / min(math.exp(float(self.log_scale.detach())), self.MOST)
+
+    def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        scores = self.norm(embedded.view1) @ self.norm(embedded.view2).mT * self.log_scale.exp().clamp(max=self.MOST)
+        matches = shared_items(pairs, len(scores), scores.device)
+        if matches is not None:
+            scores = scores.masked_fill(matches.fill_diagonal_(False), -torch.inf)
+        partners = torch.arange(len(scores), device=scores.device)
+        return (cross_entropy(scores, partners) + cross_entropy(scores.mT, partners)) / 2
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature:.3g}, learned={self.log_scale.requires_grad}"
+
+
 def shared_items(pairs: Tensor | None, n: int, device: torch.device) -> Tensor | None:
     """(n, n) bool: whether view-1 row i and view-2 row j are known to match; None when only i = j do.
 
@@ -126,3 +167,97 @@ class WeightedSum(nn.Module):
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}"
+
+
+class CorrNetObjective(nn.Module):
+    """The four terms of a CorrNet (Chandar et al. 2015, arXiv 1504.07225), each with a weight of its own.
+
+    ::
+
+        both · [E(x, x̂(x, y)) + E(y, ŷ(x, y))] + from_view1 · [E(x, x̂(x)) + E(y, ŷ(x))]
+            + from_view2 · [E(x, x̂(y)) + E(y, ŷ(y))] − correlation · Σ_k corr(h_k(X), h_k(Y))
+
+    where ``x̂(y)`` is view 1 restored from view 2 alone, and so on. ``E`` is averaged over the batch and over the values
+    of an item; the paper sums over the values, so its ``λ`` of 2 on items of 392 values is a ``correlation`` of
+    2/392 here. The correlations are Pearson's within the batch between the codes of either view, summed over the
+    code's units; a unit that is constant within the batch counts 0 and gets no gradient.
+
+    The terms have been given letters, and not the same ones:
+
+    =====================  ===========  ========================  =====================
+    term                   paper        its authors' program      reimplementation 2017
+    =====================  ===========  ========================  =====================
+    ``both``               L1           L3                        L1
+    ``from_view1``         L2           L1                        L2
+    ``from_view2``         L3           L2                        L3
+    ``correlation``        L4           L4                        L4
+    cross terms alone                   L5
+    =====================  ===========  ========================  =====================
+
+    Special cases: ``correlation=0`` is the multimodal autoencoder (MAE; Ngiam et al. 2011);
+    ``both=0, correlation=0, restore="absent"`` restores each view from the other and nothing else, a SplitAE in both
+    directions (Wang et al. 2015 call so the restoring of both views from one: ``both=0, from_view2=0,
+    correlation=0``).
+
+    Args:
+        both, from_view1, from_view2, correlation: weights, none negative; a term of weight 0 is not computed.
+        error: ``"squared"``, ``(x − x̂)²``, or ``"cross_entropy"``, ``−x log x̂ − (1 − x) log(1 − x̂)``, for items and
+            reconstructions within [0, 1] (let the decoders end in a sigmoid).
+        restore: what one view alone has to restore: ``"all"``, both views, or only the ``"absent"`` one.
+
+    Raises:
+        ExperimentError: a negative weight, or none above 0.
+    """
+
+    def __init__(self, both: float = 1.0, from_view1: float = 1.0, from_view2: float = 1.0, correlation: float = 0.02,
+                 error: Literal["squared", "cross_entropy"] = "squared",
+                 restore: Literal["all", "absent"] = "all") -> None:
+        super().__init__()
+        weights = {"both": both, "from_view1": from_view1, "from_view2": from_view2, "correlation": correlation}
+        if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
+            raise ExperimentError(f"CorrNetObjective: weights must not be negative, and not all 0; got {weights}")
+        if error not in ("squared", "cross_entropy"):
+            raise ExperimentError(f"CorrNetObjective: error must be squared or cross_entropy, got {error!r}")
+        if restore not in ("all", "absent"):
+            raise ExperimentError(f"CorrNetObjective: restore must be all or absent, got {restore!r}")
+        self.weights, self.error, self.restore = weights, error, restore
+
+    def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        signed = {**self.weights, "correlation": -self.weights["correlation"]}
+        return torch.stack([signed[name] * term for name, term in self.terms(embedded).items()]).sum()
+
+    def terms(self, embedded: Embedded) -> dict[str, Tensor]:
+        """The scalar terms that have a weight, by name and without it."""
+        if "code" not in embedded.extras:
+            raise ExperimentError("CorrNetObjective needs a model that restores its views; this one does not "
+                                  "(use CorrNet)")
+        absent = self.restore == "absent"
+        restored = {"both": [1, 2], "from_view1": [2] if absent else [1, 2], "from_view2": [1] if absent else [1, 2]}
+        terms = {name: self._restoring(embedded, name.removeprefix("from_"), views)
+                 for name, views in restored.items() if self.weights[name]}
+        if self.weights["correlation"]:
+            terms["correlation"] = pearson(embedded.view1, embedded.view2).sum().to(embedded.view1.dtype)
+        return terms
+
+    def _restoring(self, embedded: Embedded, source: str, views: Sequence[int]) -> Tensor:
+        errors = []
+        for view in views:
+            target, restored = embedded.extras[f"view{view}"], embedded.extras[f"view{view}_from_{source}"]
+            if restored.shape != target.shape:
+                raise ExperimentError(f"decoder{view} must restore items of shape {tuple(target.shape[1:])}, got "
+                                      f"{tuple(restored.shape[1:])}")
+            errors.append(self._error(restored.to(target.dtype), target))  # target: never less than float32
+        return torch.stack(errors).sum()
+
+    def _error(self, restored: Tensor, target: Tensor) -> Tensor:
+        if self.error == "squared":
+            return mse_loss(restored, target)
+        try:
+            return binary_cross_entropy(restored, target)
+        except RuntimeError as error:
+            raise ExperimentError("CorrNetObjective(error='cross_entropy') needs items and reconstructions within "
+                                  "[0, 1]; let the decoders end in a sigmoid, or use error='squared'") from error
+
+    def extra_repr(self) -> str:
+        weights = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
+        return f"{weights}, error={self.error!r}, restore={self.restore!r}"

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from xmodal.errors import ExperimentError
 
@@ -77,3 +79,52 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
     layers += [_initialised(nn.Conv2d(fan_in, dim, 1, bias=False)), nn.BatchNorm2d(dim), nn.AdaptiveAvgPool2d(1),
                nn.Flatten()]
     return nn.Sequential(*layers)
+
+
+def tied_decoder(encoder: nn.Module, nonlinearity: Callable[[], nn.Module] | None = None,
+                 output: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """A decoder that goes an encoder of linear layers backwards with the same weights, transposed: ``g(Wᵀh + c)``.
+
+    The weights are shared, not copied: a step on either is a step on both. Biases are the decoder's own.
+
+    Args:
+        encoder: its linear layers count, in their order; :func:`mlp` makes such ones. Other layers (nonlinearities,
+            batch norm, dropout) are not mirrored.
+        nonlinearity: makes the activation between layers; that is one less than there are linear layers.
+        output: makes the activation at the end, such as ``nn.Sigmoid``; none by default.
+
+    Raises:
+        ExperimentError: no linear layer, or several and no nonlinearity between them, or a layer with weights that is
+            neither linear nor batch norm.
+    """
+    layers = [layer for layer in encoder.modules() if isinstance(layer, nn.Linear)]
+    others = [type(layer).__name__ for layer in encoder.modules() if not isinstance(layer, nn.Linear | nn.BatchNorm1d)
+              and any(True for _ in layer.parameters(recurse=False))]
+    if not layers or others:
+        raise ExperimentError("tied_decoder needs an encoder of linear layers, such as mlp makes"
+                              + (f"; this one has {others[0]}" if others else ""))
+    if len(layers) > 1 and nonlinearity is None:
+        raise ExperimentError(f"tied_decoder: the encoder has {len(layers)} linear layers; say which nonlinearity the "
+                              "decoder has between them")
+    steps: list[nn.Module] = []
+    for layer in reversed(layers):
+        steps.append(_Transposed(layer))
+        if layer is not layers[0] and nonlinearity is not None:
+            steps.append(nonlinearity())
+    return nn.Sequential(*steps, *([output()] if output is not None else []))
+
+
+class _Transposed(nn.Module):
+    """``h W + c`` for the ``W`` (k, d) of a linear layer that maps d values to k, with a bias ``c`` (d,) of its own."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(layer.in_features))
+        self._layers = (layer,)  # in a tuple the layer is no submodule, so its weights are counted and saved once
+
+    def forward(self, h: Tensor) -> Tensor:
+        return linear(h, self._layers[0].weight.mT, self.bias)
+
+    def extra_repr(self) -> str:
+        layer = self._layers[0]
+        return f"{layer.out_features}, {layer.in_features}, tied"
