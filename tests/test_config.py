@@ -13,7 +13,8 @@ from xmodal.errors import ExperimentError
 from xmodal.networks import TwoTower
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.py"))
-SHAPES = {"digits": ((32,), (32,)), "mnist_halves": ((392,), (392,)), "iapr": ((4096,), (2048,))}
+SHAPES = {"digits": ((32,), (32,)), "mnist_halves": ((392,), (392,)), "mnist_label": ((784,), (10,)),
+          "iapr": ((4096,), (2048,))}
 NAN, INF = float("nan"), float("inf")
 
 
@@ -30,6 +31,8 @@ VALUES: dict[str, tuple[list, list]] = {       # field: values allowed, values r
     "dim_latent": WHOLE_FROM_1,
     "batch_size": ([2, 1000], [1, 0, -5, 2.5, True, "100", None]),
     "learning_rate": ([1e-9, 1, 0.1], [0, -0.1, NAN, INF, "fast", None, True]),
+    "schedule": (["constant", "cosine"], ["linear", None, 0.5]),
+    "optimizer": (["adam", "rmsprop"], ["sgd", "Adam", None, 1]),
     "max_epochs": WHOLE_FROM_1,
     "patience": WHOLE_FROM_1,
     "refinement_steps": ([0, 3], [-1, 0.5, False, "3", None]),
@@ -70,6 +73,12 @@ def test_all_mistakes_are_reported_together():
         TrainConfig(**{field: refused[0] for field, (_, refused) in VALUES.items()})
     problems = str(caught.value).split("; ")
     assert [p.split(" must be ")[0] for p in problems] == list(VALUES)
+
+
+def test_decoupled_decay_is_adams_only():
+    assert TrainConfig(decoupled=True, optimizer="adam") and TrainConfig(decoupled=False, optimizer="rmsprop")
+    with pytest.raises(ExperimentError, match="decoupled weight decay needs optimizer='adam', got 'rmsprop'"):
+        TrainConfig(decoupled=True, optimizer="rmsprop")
 
 
 def test_frozen_and_unknown_fields():
@@ -245,8 +254,9 @@ def shapes_of(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def test_discovery_found_the_experiments():
     names = {path.stem for path in MODELS}
-    assert len(names) >= 9
-    assert names >= {f"{data}_{kind}" for data in SHAPES for kind in ("ccal_tno", "learned_cont", "ccal_cont")}
+    assert len(names) >= 15
+    assert names >= {f"{data}_{kind}" for data in ("digits", "mnist_halves", "iapr")
+                     for kind in ("ccal_tno", "learned_cont", "ccal_cont")}
 
 
 every_model = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)

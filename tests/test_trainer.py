@@ -300,6 +300,30 @@ def test_weight_decay_of_the_first_step(decoupled):
     assert layer.weight.item() == pytest.approx(2 - 0.01 * 0.1 * 2 if decoupled else 2 - 0.01, abs=1e-6)
 
 
+def test_the_cosine_schedule_step_by_step(correlated_pairs, monkeypatch):
+    rates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step",
+                        lambda self, *a, **k: rates.append(self.param_groups[0]["lr"]) or step(self, *a, **k))
+    config = TrainConfig(dim_latent=5, batch_size=40, max_epochs=4, schedule="cosine", learning_rate=0.3)
+    result = fit(small_model(), PairwiseRanking(), correlated_pairs, config)
+    done = [(k + 0.5) / 20 for k in range(20)]      # 200 pairs: 5 steps an epoch
+    expected = [0.3 * (d / 0.1 if d < 0.1 else 0.5 + 0.5 * math.cos(math.pi * (d - 0.1) / 0.9)) for d in done]
+    assert rates == pytest.approx(expected)
+    assert [line["lr"] for line in result.log] == pytest.approx(expected[4::5])
+
+
+def test_rmsprop_by_hand():
+    """Mean square decayed by 0.9 from zero: the first step of a gradient g is lr·g/√(0.1 g²)."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 2.0)
+    optimizer = make_optimizer([layer], TrainConfig(optimizer="rmsprop", learning_rate=0.01, l2=0.25))
+    (3 * layer.weight).sum().backward()
+    optimizer.step()
+    gradient = 3 + 2 * 0.25 * 2.0
+    assert layer.weight.item() == pytest.approx(2 - 0.01 * gradient / math.sqrt(0.1 * gradient**2), abs=1e-6)
+
+
 def test_classic_l2_is_the_gradient_of_the_penalty():
     layer = nn.Linear(3, 2, bias=False)
     penalised = torch.autograd.grad(0.05 * layer.weight.square().sum(), layer.weight)[0]

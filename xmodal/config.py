@@ -26,14 +26,18 @@ class TrainConfig:
     Attributes:
         dim_latent: dimension of the shared space.
         batch_size: pairs per step; an epoch is cut into equal batches of at most this size.
-        learning_rate: of Adam.
+        learning_rate: of the optimizer.
+        schedule: "constant", or "cosine": up from zero during the first tenth of ``max_epochs`` and down to zero at
+            their end, step by step. Patience of less than ``max_epochs`` cuts that short.
+        optimizer: "adam", or "rmsprop" (mean square decayed by 0.9, as published CorrNets were trained).
         max_epochs: the end of training at the latest.
         patience: epochs without a better validation MRR before training stops or refines.
         refinement_steps: how often to go back to the best model and go on with a smaller learning rate.
         lr_multiplier: the factor by which refining shrinks the learning rate.
         refinement_patience: patience after the first refinement, if that is less than ``patience``.
         l2: weight decay. Classic (default): the loss gains ``l2·Σw²``.
-        decoupled: weight decay is decoupled from Adam's statistics (AdamW): ``w ← w − learning_rate·l2·w``.
+        decoupled: weight decay is decoupled from Adam's statistics (AdamW): ``w ← w − learning_rate·l2·w``. Not with
+            RMSprop.
         clip_norm: largest norm of the gradient; None for no clipping.
         r1, r2: ridges of the views' covariances.
         rT: smoothing of the singular values in the trace norm.
@@ -46,6 +50,8 @@ class TrainConfig:
     dim_latent: int = 32
     batch_size: int = 100
     learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    optimizer: Literal["adam", "rmsprop"] = "adam"
     max_epochs: int = 1000
     patience: int = 30
     refinement_steps: int = 3
@@ -64,6 +70,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         problems = field_problems(dataclasses.asdict(self))
+        if self.decoupled is True and self.optimizer == "rmsprop":
+            problems.append("decoupled weight decay needs optimizer='adam', got 'rmsprop'")
         if problems:
             raise ExperimentError("; ".join(problems))
 
@@ -88,6 +96,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dim_latent": (_whole(1), "a whole number of at least 1"),
     "batch_size": (_whole(2), "a whole number of at least 2"),
     "learning_rate": (_number(0, above=True), "a number above 0"),
+    "schedule": (lambda v: v in ("constant", "cosine"), "'constant' or 'cosine'"),
+    "optimizer": (lambda v: v in ("adam", "rmsprop"), "'adam' or 'rmsprop'"),
     "max_epochs": (_whole(1), "a whole number of at least 1"),
     "patience": (_whole(1), "a whole number of at least 1"),
     "refinement_steps": (_whole(0), "a whole number of at least 0"),

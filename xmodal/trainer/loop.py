@@ -22,7 +22,7 @@ from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.networks import Model, evaluating
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.display import Display, Silent
-from xmodal.trainer.optimizer import make_optimizer
+from xmodal.trainer.optimizer import make_optimizer, scheduled
 from xmodal.trainer.signals import on_stop_signals
 
 #: Training metrics are computed on this many training pairs at most, and never on more than there are to validate.
@@ -167,6 +167,7 @@ class _Training:
         self.objective.train()
         begun, seconds_before = time.perf_counter(), progress.seconds
         for batch in self._pair_batches(progress.epoch + 1, progress.batch):
+            self._set_learning_rate()
             loss = self._step(batch)
             progress.batch += 1
             progress.loss_sum += loss
@@ -174,6 +175,13 @@ class _Training:
             self.display.batch(progress.epoch + 1, progress.batch, self.n_batches, progress.loss_sum / progress.batch)
             if self.stopped_by is not None:
                 break
+
+    def _set_learning_rate(self) -> None:
+        progress = self.progress
+        steps = progress.epoch * self.n_batches + progress.batch + 0.5  # the middle of the next one
+        factor = scheduled(self.config, steps / (self.n_batches * self.config.max_epochs))
+        for group in self.optimizer.param_groups:
+            group["lr"] = progress.learning_rate * factor
 
     def _step(self, batch: Batch) -> float:
         where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
@@ -210,7 +218,7 @@ class _Training:
         progress.epoch += 1
         improved = self._judge(line[f"{PRIMARY.key}_va"])
         line = {"epoch": progress.epoch, "loss_tr": progress.loss_sum / max(progress.batch, 1), **line,
-                "lr": progress.learning_rate, "seconds": progress.seconds + time.perf_counter() - started,
+                "lr": self.optimizer.param_groups[0]["lr"], "seconds": progress.seconds + time.perf_counter() - started,
                 "seconds_train": progress.seconds, "best": improved, "patience_left": progress.patience_left,
                 "refinement": self.config.refinement_steps - progress.refinements_left}
         progress.log.append(line)
@@ -296,8 +304,6 @@ class _Training:
 
     def _set_optimizer(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(copy.deepcopy(state))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.progress.learning_rate
 
     # -- keeping and resuming ---------------------------------------------------------------------------------------
 
