@@ -1,4 +1,4 @@
-"""Text and curves: the evaluation block, the line per epoch, and plots of training logs. Formatting only."""
+"""Text and curves: the evaluation blocks, the line per epoch, and plots of training logs. Formatting only."""
 from __future__ import annotations
 
 import math
@@ -80,6 +80,19 @@ def baseline_line(name: str, metrics: Mapping[str, Any], direction: str) -> str:
     lines = [f"{name}:", f"  {', '.join(parts)}"]
     if "sum_correlation" in metrics:
         lines += textwrap.wrap(_correlations(metrics), WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def transfer_block(transfer: Mapping[str, Any]) -> str:
+    """What ``xmodal.evaluator.transfer`` returns, as a small table of at most 80 columns."""
+    rows = (("trained on view 1", "V1_to_V1", "V1_to_V2"), ("trained on view 2", "V2_to_V1", "V2_to_V2"),
+            ("raw, the same view", "raw_V1_to_V1", "raw_V2_to_V2"))
+    lines = [f"Transfer: accuracy of linear SVMs in percent, mean of {transfer['folds']} folds",
+             f"{'tested on':<18}  view 1  view 2",
+             *(f"{name:<18} {transfer[key1]:7.2f} {transfer[key2]:7.2f}" for name, key1, key2 in rows)]
+    if transfer["unconverged"] > 0:
+        lines.append(f"Unconverged: {transfer['unconverged']} of {6 * transfer['folds']} SVM fits "
+                     "stopped at the iteration limit")
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
-"""Ranks and what follows from ranks, correlations, and bootstrap intervals. Never sees a model."""
+"""Ranks and what follows from ranks, correlations, transfer between views, bootstrap. Never sees a model."""
 from xmodal.metrics.bootstrap import Interval, bootstrap_interval, paired_bootstrap_difference
 from xmodal.metrics.correlation import canonical_correlation, sum_correlation
 from xmodal.metrics.ranks import Ranks, retrieval_ranks
 from xmodal.metrics.retrieval import DIRECTIONS, PRIMARY, Primary, rank_metrics, retrieval_metrics
+from xmodal.metrics.transfer import TransferAccuracy, transfer_accuracy, transfer_folds
 
 __all__ = [
     "DIRECTIONS",
@@ -10,6 +11,7 @@ __all__ = [
     "Interval",
     "Primary",
     "Ranks",
+    "TransferAccuracy",
     "bootstrap_interval",
     "canonical_correlation",
     "paired_bootstrap_difference",
@@ -17,4 +19,6 @@ __all__ = [
     "retrieval_metrics",
     "retrieval_ranks",
     "sum_correlation",
+    "transfer_accuracy",
+    "transfer_folds",
 ]
