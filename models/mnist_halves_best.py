@@ -13,7 +13,7 @@ HALF = (1, 28, 14)
 def build_model(view1_shape, view2_shape):
     def tower():  # each half is jittered on its own: what the jitter changes is not worth knowing
         return nn.Sequential(RandomAffine(HALF, rotate=20, scale=0.2, shear=0.3, shift=0.1), nn.Unflatten(1, HALF),
-                             conv_tower(HALF, [16, 32, 64], CONFIG.dim_latent))
+                             conv_tower(HALF, [16, 32, 64], CONFIG.dim_latent, nonlinearity=nn.ReLU, hidden=[256]))
 
     return TwoTower(tower(), tower(), CCAReadout(CONFIG.dim_latent, r1=CONFIG.r1, r2=CONFIG.r2, power=2), LengthNorm())
 

@@ -102,6 +102,18 @@ def test_weights_have_variance_one_over_fan_in(tower, fan_ins):
     assert all(not m.bias.any() for m in tower.modules() if isinstance(m, nn.Linear) and m.bias is not None)
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 14), (9, 5), (2, 8, 8)])
+def test_conv_tower_over_all_positions(shape):
+    tower = conv_tower(shape, [3, 4], 5, hidden=[6])
+    x = torch.randn(7, *shape)
+    rows, columns = (-(-size // 4) for size in shape[-2:])
+    assert [m.weight.shape[1] for m in tower.modules() if isinstance(m, nn.Linear)] == [4 * rows * columns, 6]
+    torch.testing.assert_close(tower(x), tower[-1](tower[:-1](x)))
+    assert tower(x).shape == (7, 5)
+    moved = tower.eval()(x.roll(2, dims=-2)) - tower(x)         # it knows where something is
+    assert moved.abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(("encoder", "options", "message"), [
     (nn.Sequential(nn.Tanh()), {}, "needs an encoder of linear layers, such as mlp makes"),
     (nn.Sequential(nn.Conv1d(1, 2, 3), nn.Linear(4, 3)), {}, "this one has Conv1d"),

@@ -182,17 +182,17 @@ class CorrNetObjective(nn.Module):
     2/392 here. The correlations are Pearson's within the batch between the codes of either view, summed over the
     code's units; a unit that is constant within the batch counts 0 and gets no gradient.
 
-    The terms have been given letters, and not the same ones:
+    The terms have been given letters, and not the same ones (apsarath/CorrNet; GauravBh1010tt/DeepLearn, Keras):
 
-    =====================  ===========  ========================  =====================
-    term                   paper        its authors' program      reimplementation 2017
-    =====================  ===========  ========================  =====================
-    ``both``               L1           L3                        L1
-    ``from_view1``         L2           L1                        L2
-    ``from_view2``         L3           L2                        L3
-    ``correlation``        L4           L4                        L4
-    cross terms alone                   L5
-    =====================  ===========  ========================  =====================
+    ====================  ==============================  ====================  ==================
+    term                  paper, in its formula's order   its authors' program  Keras program 2017
+    ====================  ==============================  ====================  ==================
+    ``both``              L1                              L3                    l1
+    ``from_view1``        L2                              L1                    l2
+    ``from_view2``        L3                              L2                    l3
+    ``correlation``       L4                              L4                    L4
+    absent views alone                                    L5
+    ====================  ==============================  ====================  ==================
 
     Special cases: ``correlation=0`` is the multimodal autoencoder (MAE; Ngiam et al. 2011);
     ``both=0, correlation=0, restore="absent"`` restores each view from the other and nothing else, a SplitAE in both

@@ -49,7 +49,7 @@ def mlp(shape: Shape, hidden: Sequence[int], dim: int, *, batch_norm: bool = Tru
 
 
 def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions: int = 2,
-               nonlinearity: Callable[[], nn.Module] = nn.ELU) -> nn.Sequential:
+               nonlinearity: Callable[[], nn.Module] = nn.ELU, hidden: Sequence[int] | None = None) -> nn.Sequential:
     """Convolutional tower: blocks of 3×3 convolutions with batch norm and nonlinearity, each block ended by 2×2 max
     pooling; then a 1×1 convolution to ``dim`` channels, batch norm, and the average over all positions.
 
@@ -59,26 +59,33 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
         dim: width of the output.
         convolutions: how many a block has.
         nonlinearity: makes the activation module.
+        hidden: in place of the average, which forgets where something was, an :func:`mlp` with these hidden widths
+            over all positions. Pooling then keeps odd rows and columns.
 
     Raises:
         ExperimentError: an item that is no image, or too small for so many poolings.
     """
     if len(shape) not in (2, 3):
         raise ExperimentError(f"conv_tower needs items of shape (channels, height, width), got {tuple(shape)}")
-    if min(shape[-2:]) < 2 ** len(channels):
-        raise ExperimentError(f"conv_tower: {len(channels)} blocks halve an item of {shape[-2]}×{shape[-1]} below one "
-                              f"pixel; use at most {int(math.log2(min(shape[-2:])))} blocks")
+    height, width = shape[-2:]
+    if min(height, width) < 2 ** len(channels):
+        raise ExperimentError(f"conv_tower: {len(channels)} blocks halve an item of {height}×{width} below one "
+                              f"pixel; use at most {int(math.log2(min(height, width)))} blocks")
     fan_in = shape[0] if len(shape) == 3 else 1
     layers: list[nn.Module] = [nn.Unflatten(1, (1, shape[0]))] if len(shape) == 2 else []
-    for width in channels:
+    for filters in channels:
         for _ in range(convolutions):
-            layers += [_initialised(nn.Conv2d(fan_in, width, 3, padding=1, bias=False)), nn.BatchNorm2d(width),
+            layers += [_initialised(nn.Conv2d(fan_in, filters, 3, padding=1, bias=False)), nn.BatchNorm2d(filters),
                        nonlinearity()]
-            fan_in = width
-        layers.append(nn.MaxPool2d(2))
-    layers += [_initialised(nn.Conv2d(fan_in, dim, 1, bias=False)), nn.BatchNorm2d(dim), nn.AdaptiveAvgPool2d(1),
-               nn.Flatten()]
-    return nn.Sequential(*layers)
+            fan_in = filters
+        layers.append(nn.MaxPool2d(2, ceil_mode=hidden is not None))
+    if hidden is None:
+        layers += [_initialised(nn.Conv2d(fan_in, dim, 1, bias=False)), nn.BatchNorm2d(dim), nn.AdaptiveAvgPool2d(1),
+                   nn.Flatten()]
+    else:
+        halved = 2 ** len(channels)
+        layers.append(mlp((fan_in, -(-height // halved), -(-width // halved)), hidden, dim, nonlinearity=nonlinearity))
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # a third less time, on CPU in bfloat16
 
 
 def tied_decoder(encoder: nn.Module, nonlinearity: Callable[[], nn.Module] | None = None,
