@@ -1,8 +1,8 @@
 """The tables of the README: experiments × seeds, trained and evaluated, mean ± standard deviation.
 
-  python benchmarks/study.py mnist_heads            # three heads on MNIST halves, 3 seeds
-  python benchmarks/study.py small_batches --seeds 0 1 2
-  python benchmarks/study.py digits_heads --threads 2
+  python -m benchmarks.study mnist_heads            # three heads on MNIST halves, 3 seeds
+  python -m benchmarks.study small_batches --seeds 0 1 2
+  python -m benchmarks.study digits_heads --threads 2
 
 Every finished training is written to benchmarks/results/<study>.json at once; started again, a study goes on where it
 stopped. Delete the file to start over.
@@ -11,19 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from xmodal import evaluate, fit, load_data, load_experiment
+from benchmarks.trainings import MODELS, RESULTS, at, machine, spread, train
+from xmodal import evaluate, load_data, load_experiment
 from xmodal.evaluator import linear_cca_baseline
-
-HERE = Path(__file__).parent
-MODELS = HERE.parent / "models"
 
 # study -> (data, {row: (model file, overrides)})
 STUDIES: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
@@ -43,15 +38,8 @@ COLUMNS = {"V1_to_V2 MRR": ("V1_to_V2", "mrr"), "V2_to_V1 MRR": ("V2_to_V1", "mr
 def train_row(data: Any, model: str, overrides: dict[str, Any], seed: int) -> dict[str, Any]:
     """Trains one experiment with one seed; its test metrics, seconds and epochs."""
     experiment = load_experiment(MODELS / f"{model}.py", overrides)
-    torch.manual_seed(seed)
-    network = experiment.build_model(data.view1_shape, data.view2_shape)
-    started = time.perf_counter()
-    result = fit(network, experiment.build_objective(), data, experiment.config, seed=seed)
-    seconds = time.perf_counter() - started
-    if result.signal is not None:  # fit() ends in good order; half a training is no result
-        raise SystemExit(128 + result.signal)
-    return {**evaluate(network, data), "seconds": seconds, "epochs": len(result.log), "best_epoch": result.best_epoch,
-            "valid_mrr": result.best_value, "seed": seed, "overrides": overrides}
+    network, about = train(data, experiment.config, experiment.build_model, experiment.build_objective, seed)
+    return {**evaluate(network, data), **about, "overrides": overrides}
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> str:
@@ -60,14 +48,8 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     for name, results in rows.items():
         cells = []
         for path in COLUMNS.values():
-            values = []
-            for value in results:
-                for key in path:
-                    value = value[key]
-                values.append(value)
-            digits = 3 if path[-1] == "mrr" else 1 if path[-1] in ("r1",) else 0 if path[-1] == "seconds" else 2
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.{digits}f}{spread}")
+            digits = 3 if path[-1] == "mrr" else 1 if path[-1] == "r1" else 0 if path[-1] == "seconds" else 2
+            cells.append(spread((at(result, path) for result in results), digits))
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(results)} |")
     return "\n".join(lines)
 
@@ -79,9 +61,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    file = HERE / "results" / f"{args.study}.json"
+    file = RESULTS / f"{args.study}.json"
     done = json.loads(file.read_text()) if file.exists() else {"rows": {}}
-    done["machine"] = f"{platform.machine()}, {args.threads} threads, torch {torch.__version__}"
+    done["machine"] = machine()
     data_name, rows = STUDIES[args.study]
     data = load_data(data_name)
     if "linear CCA" not in done["rows"]:
