@@ -3,6 +3,8 @@
   python run_eval.py --model models/digits_ccal_cont.py --data digits
   python run_eval.py --model models/digits_ccal_cont.py --data digits --V2_to_V1
   python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
+  python run_eval.py --model models/digits_ccal_cont.py --data digits --transfer
+  python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
 """
 from __future__ import annotations
 
@@ -21,10 +23,18 @@ from xmodal.cli.common import (
     run_folder,
     seed_number,
 )
+from xmodal.cli.restoring import (
+    add_restoring_options,
+    check_items,
+    check_out,
+    check_restores,
+    draw_pictures,
+    write_pictures,
+)
 from xmodal.data import load_data
 from xmodal.errors import DataError
-from xmodal.evaluator import evaluate, linear_cca_baseline
-from xmodal.report import baseline_line, evaluation_block
+from xmodal.evaluator import check_transfer, evaluate, linear_cca_baseline, tower_precision, transfer
+from xmodal.report import baseline_line, evaluation_block, transfer_block
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ci", action="store_true", help="add bootstrap 95 %% intervals over queries")
     parser.add_argument("--seed", type=seed_number, default=23, help="of the bootstrap (default: 23)")
     parser.add_argument("--linear_cca", action="store_true", help="also fit and print linear CCA of the raw views")
+    parser.add_argument("--transfer", action="store_true",
+                        help="also train linear SVMs on one view and test them on the other; needs labels")
+    add_restoring_options(parser)
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
     args = parser.parse_args(argv)
     return run_command(lambda: run_eval(args), args.debug)
@@ -44,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_eval(args: argparse.Namespace) -> int:
     """One evaluation, from options to report; returns the exit code."""
+    check_out(args)
     run = run_folder(args)
     device = pick_device(args.device)
     run.config()  # a missing run is said before data are read
@@ -51,7 +65,12 @@ def run_eval(args: argparse.Namespace) -> int:
     chosen = getattr(data, args.split)
     if args.n_test is not None and not 1 <= args.n_test <= len(chosen):
         raise DataError(f"--n_test must be from 1 to {len(chosen):,} (the {args.split} pairs), got {args.n_test:,}")
+    counted = chosen if args.n_test is None else chosen.take(args.n_test)
+    if args.transfer:
+        check_transfer(counted)
+    check_items(args, chosen, counted)
     model, about, header = load_model(run, data, REFINED if args.estimate_UV else RunFolder.WEIGHTS, device)
+    check_restores(args, model)
     precision = about["config"].get("precision", "float32")
     options: dict[str, Any] = {"split": args.split, "n_test": args.n_test, "intervals": args.ci, "seed": args.seed}
     metrics = evaluate(model, data, device=device, precision=precision, **options)
@@ -60,6 +79,12 @@ def run_eval(args: argparse.Namespace) -> int:
                 "weights": {"file": REFINED if args.estimate_UV else RunFolder.WEIGHTS, **header}}
     if args.linear_cca:
         metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)
+    if args.transfer:
+        metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    with tower_precision(precision, device):
+        pictures, errors = draw_pictures(args, model, data, chosen, counted, device)
+    if errors:
+        metrics["reconstruction"] = errors
     if args.json:
         print(to_json(metrics), end="")
     else:
@@ -68,6 +93,9 @@ def run_eval(args: argparse.Namespace) -> int:
         print(describe_data(data), "", evaluation_block(metrics, direction, title), sep="\n")
         if args.linear_cca:
             print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
+        if args.transfer:
+            print(transfer_block(metrics["transfer"]))
+    write_pictures(args, run, pictures)
     run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
     return 0
 
