@@ -16,13 +16,13 @@ from xmodal.checkpoint import RunFolder
 from xmodal.config import TrainConfig
 from xmodal.data import pair_batches
 from xmodal.errors import CheckpointError, ExperimentError, NumericalError
-from xmodal.evaluator import embed
+from xmodal.evaluator import embed, evaluate
 from xmodal.layers import CCALayer, LearnedProjection
 from xmodal.linear import LinearCCA
 from xmodal.metrics import retrieval_metrics
-from xmodal.networks import TwoTower
-from xmodal.objectives import PairwiseRanking, TraceNorm
-from xmodal.towers import mlp
+from xmodal.networks import CorrNet, TwoTower
+from xmodal.objectives import CorrNetObjective, PairwiseRanking, TraceNorm
+from xmodal.towers import mlp, tied_decoder
 from xmodal.trainer import Silent, check_experiment, fit, make_optimizer
 
 CONFIG = TrainConfig(dim_latent=5, batch_size=50, learning_rate=5e-3, max_epochs=6, patience=3, refinement_steps=1,
@@ -298,6 +298,35 @@ def test_weight_decay_of_the_first_step(decoupled):
     (layer.weight * 0).sum().backward()
     optimizer.step()
     assert layer.weight.item() == pytest.approx(2 - 0.01 * 0.1 * 2 if decoupled else 2 - 0.01, abs=1e-6)
+
+
+def test_an_objective_that_the_model_cannot_serve_is_named_with_what_would(correlated_pairs):
+    corrnet = CorrNet(nn.Linear(12, 5), nn.Linear(9, 5), nn.Linear(5, 12), nn.Linear(5, 9))
+    with pytest.raises(ExperimentError, match=r"restores its views; TwoTower does not \(use CorrNet\)"):
+        check_experiment(small_model(), CorrNetObjective(), correlated_pairs)
+    with pytest.raises(ExperimentError, match=r"canonical correlations; CorrNet does not \(use CCALayer\)"):
+        check_experiment(corrnet, TraceNorm(), correlated_pairs)
+    check_experiment(corrnet, CorrNetObjective(), correlated_pairs)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_a_corrnet_trains_resumes_and_finds_partners(correlated_pairs, tmp_path, optimizer):
+    def model() -> CorrNet:
+        torch.manual_seed(0)
+        encoder1, encoder2 = nn.Linear(12, 5), nn.Linear(9, 5)
+        return CorrNet(encoder1, encoder2, tied_decoder(encoder1), tied_decoder(encoder2), nn.Tanh())
+
+    config = TrainConfig(dim_latent=5, batch_size=40, max_epochs=8, patience=8, schedule="cosine", learning_rate=2e-2,
+                         optimizer=optimizer)
+    undisturbed, resumed, run = model(), model(), started_run(tmp_path / "r")
+    result = fit(undisturbed, CorrNetObjective(), correlated_pairs, config, seed=3)
+    fit(resumed, CorrNetObjective(), correlated_pairs, config, seed=3, run=run, display=StopAfter(13))
+    resumed = model()
+    again = fit(resumed, CorrNetObjective(), correlated_pairs, config, seed=3, run=run, resume=True)
+    assert same_weights(resumed, undisturbed) and again.best_value == result.best_value
+    assert result.log[-1]["refit_pairs"] == 0 and result.log[-1]["loss_tr"] < result.log[0]["loss_tr"]
+    chance = evaluate(model(), correlated_pairs)["V1_to_V2"]["mrr"]
+    assert evaluate(undisturbed, correlated_pairs)["V1_to_V2"]["mrr"] > 2 * chance
 
 
 def test_the_cosine_schedule_step_by_step(correlated_pairs, monkeypatch):

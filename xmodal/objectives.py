@@ -229,7 +229,7 @@ class CorrNetObjective(nn.Module):
     def terms(self, embedded: Embedded) -> dict[str, Tensor]:
         """The scalar terms that have a weight, by name and without it."""
         if "code" not in embedded.extras:
-            raise ExperimentError("CorrNetObjective needs a model that restores its views; this one does not "
+            raise ExperimentError("CorrNetObjective needs a model that restores its views; this model does not "
                                   "(use CorrNet)")
         absent = self.restore == "absent"
         restored = {"both": [1, 2], "from_view1": [2] if absent else [1, 2], "from_view2": [1] if absent else [1, 2]}

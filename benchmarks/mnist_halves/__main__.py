@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.mnist_halves.rows import DIM, HALF, TABLES, Row
+from benchmarks.mnist_halves.rows import CLASSIFIER, DIM, HALF, LINEAR_CCA, RAW, SINGLE_VIEW, TABLES, Row
 from benchmarks.trainings import MODELS, RESULTS, at, finished, keep, machine, spread, train
 from xmodal import PairedData, evaluate, load_data, load_experiment
 from xmodal.augment import RandomAffine
@@ -32,8 +32,7 @@ from xmodal.towers import conv_tower
 
 FILE = RESULTS / "mnist_halves.jsonl"
 DOC = RESULTS.parent.parent / "docs" / "mnist_halves.md"
-CEILING = "deep classifier of the half itself, trained with labels"
-CEILING_EPOCHS = 8
+CLASSIFIER_EPOCHS = 8
 
 
 def tested(model: Any, data: PairedData, precision: str = "float32") -> dict[str, Any]:
@@ -47,12 +46,6 @@ def tested(model: Any, data: PairedData, precision: str = "float32") -> dict[str
 
 def run_row(row: Row, data: PairedData, seed: int) -> None:
     """Trains and tests a row with one seed and keeps what comes out."""
-    if row.model is None:
-        started = time.process_time()
-        baseline = linear_cca_baseline(data, DIM)
-        keep(FILE, {"row": row.name, "seed": None, "cpu_seconds": time.process_time() - started, "machine": machine(),
-                    **tested(baseline, data)})
-        return
     experiment = load_experiment(MODELS / f"{row.model}.py", row.overrides)
     network, about = train(data, experiment.config, row.build_model or experiment.build_model,
                            row.build_objective or experiment.build_objective, seed)
@@ -61,8 +54,21 @@ def run_row(row: Row, data: PairedData, seed: int) -> None:
         keep(FILE, {"row": name, **about, **tested(view(network), data, precision)})
 
 
-def run_ceiling(data: PairedData, seed: int) -> None:
-    """How well a half can be classified at all: towers as in the best model, trained on the labels of 50,000 halves."""
+def run_linear_cca(data: PairedData) -> dict[str, Any]:
+    started = time.process_time()
+    baseline = linear_cca_baseline(data, DIM)
+    return {"cpu_seconds": time.process_time() - started, **tested(baseline, data)}
+
+
+def run_raw(data: PairedData) -> dict[str, Any]:
+    """The protocol's SVM on the grey values of a half, asked about the same half of other digits."""
+    halves = (data.test.view1, data.test.view2)
+    return {"transfer": {f"V{view}_to_V{view}": transfer_accuracy(half, half, data.test.labels).accuracy
+                         for view, half in enumerate(halves, start=1)}}
+
+
+def run_classifier(data: PairedData, seed: int) -> dict[str, Any]:
+    """How well a half can be classified at all: towers as in the best model, trained with labels."""
     started, accuracies = time.process_time(), {}
     for view in (1, 2):
         torch.manual_seed(seed)
@@ -70,8 +76,8 @@ def run_ceiling(data: PairedData, seed: int) -> None:
                                 nn.Unflatten(1, HALF),
                                 conv_tower(HALF, [16, 32, 64], 10, nonlinearity=nn.ReLU, hidden=[256]))
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, CEILING_EPOCHS)
-        for epoch in range(CEILING_EPOCHS):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, CLASSIFIER_EPOCHS)
+        for epoch in range(CLASSIFIER_EPOCHS):
             for batch in pair_batches(data.train, 500, seed=seed, epoch=epoch):
                 with torch.autocast("cpu", torch.bfloat16):
                     scores = network(batch[view - 1])
@@ -83,8 +89,20 @@ def run_ceiling(data: PairedData, seed: int) -> None:
             found = torch.cat([network(items).argmax(dim=1) for items in
                                getattr(data.test, f"view{view}").split(1000)])
         accuracies[f"V{view}_to_V{view}"] = 100 * float((found == data.test.labels).float().mean())
-    keep(FILE, {"row": CEILING, "seed": seed, "cpu_seconds": time.process_time() - started, "machine": machine(),
-                "transfer": accuracies})
+    return {"cpu_seconds": time.process_time() - started, "transfer": accuracies}
+
+
+#: Rows that no model file trains; with a seed, or once.
+OTHERS = {LINEAR_CCA: lambda data, seed: run_linear_cca(data), RAW: lambda data, seed: run_raw(data),
+          CLASSIFIER: run_classifier}
+ONCE = (LINEAR_CCA, RAW)
+
+
+def run(row: Row, data: PairedData, seed: int | None) -> None:
+    if row.model is not None:
+        run_row(row, data, seed)
+    elif row.name in OTHERS:
+        keep(FILE, {"row": row.name, "seed": seed, "machine": machine(), **OTHERS[row.name](data, seed)})
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
@@ -118,20 +136,30 @@ def table(rows: list[Row]) -> str:
         drop = {1, 4, 6}
         header = ["", "sum corr.", "canonical corr.", "left → right", "right → left", "MRR", "CPU s"]
         lines = [[cell for i, cell in enumerate(line) if i not in drop] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
+    return markdown([header, *lines])
+
+
+def single_view_table() -> str:
+    """Accuracies of learning from a half and being asked about the same half of other digits."""
+    lines = [[name, *(spread((at(result, ("transfer", side)) for result in results_of(name)), 2)
+                      for side in ("V1_to_V1", "V2_to_V2"))] for name in SINGLE_VIEW]
+    return markdown([["", "left", "right"], *lines])
+
+
+def markdown(lines: list[list[str]]) -> str:
+    header, *rest = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *rest])
 
 
 def write_tables() -> None:
     """Puts the tables between their markers in docs/mnist_halves.md, and on the screen."""
     text = DOC.read_text()
-    for name, rows in TABLES.items():
+    tables = {name: table(rows) for name, rows in TABLES.items()} | {"single view": single_view_table()}
+    for name, content in tables.items():
         begin, end = f"<!-- table: {name} -->", "<!-- end -->"
         head, _, rest = text.partition(begin)
-        text = f"{head}{begin}\n{table(rows)}\n{end}{rest.partition(end)[2]}"
-        print(f"\n{name}\n{table(rows)}")
-    ceiling = results_of(CEILING)
-    for side in ("V1_to_V1", "V2_to_V2"):
-        print(f"{CEILING}, {side}: {spread((at(result, ('transfer', side)) for result in ceiling), 2)}")
+        text = f"{head}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+        print(f"\n{name}\n{content}")
     DOC.write_text(text)
 
 
@@ -145,22 +173,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     data = None if args.tables else load_data("mnist_halves")
     rows = {row.name: row for row in chain.from_iterable(TABLES.values())}
-    rows[CEILING] = Row(CEILING)
+    rows |= {name: Row(name) for name in (RAW, CLASSIFIER)}
     unknown = set(args.rows or ()) - rows.keys()
     if unknown:
         parser.error(f"no row {unknown.pop()!r}; there are: {', '.join(rows)}")
     wanted = [name for name in rows if not args.rows or name in args.rows]
     for seed in args.seeds if data is not None else ():
         for name in wanted:
-            row = rows[name]
-            once = row.model is None and name != CEILING  # no seed makes a difference
-            if data is None or any(once or result["seed"] == seed for result in results_of(name)):
+            if data is None or (rows[name].model is None and name not in OTHERS):
                 continue
-            print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
-            if name == CEILING:
-                run_ceiling(data, seed)
-            else:
-                run_row(row, data, seed)
+            wanted_seed = None if name in ONCE else seed
+            if not any(result["seed"] == wanted_seed for result in results_of(name)):
+                print(name if wanted_seed is None else f"{name}, seed {seed}", file=sys.stderr, flush=True)
+                run(rows[name], data, wanted_seed)
     write_tables()
 
 

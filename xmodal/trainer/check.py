@@ -34,7 +34,8 @@ def check_experiment(model: Model, objective: nn.Module, data: PairedData) -> No
             _trial_step(copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu(), batch)
     except ExperimentError as error:
         head = type(getattr(model, "head", model)).__name__
-        raise ExperimentError(str(error).replace("this one does not", f"{head} does not")) from error
+        text = str(error).replace("this one does not", f"{head} does not")
+        raise ExperimentError(text.replace("this model does not", f"{type(model).__name__} does not")) from error
     finally:
         torch.set_rng_state(state)
 
