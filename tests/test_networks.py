@@ -225,8 +225,10 @@ def test_what_no_objective_asks_for_is_not_decoded():
 def test_decoders_keep_the_precision_that_the_model_ran_in():
     model, (x, y) = corrnet(), batch(7)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        extras = model(x, y).extras
-    assert extras["view1_from_both"].dtype == torch.bfloat16
+        embedded = model(x, y)
+        assert model.embed_view1(x).dtype == torch.float32
+    assert embedded.extras["view1_from_both"].dtype == torch.bfloat16
+    assert embedded.view1.dtype == embedded.extras["code"].dtype == torch.float32
     assert model(x, y).extras["view1_from_both"].dtype == torch.float32
 
 

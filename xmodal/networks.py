@@ -112,8 +112,7 @@ class CorrNet(nn.Module):
         """The codes of x (n, *shape1) and of y (n, *shape2), each without the other view, and the extras above."""
         _check_rows(x, y)
         (part1, absent1), (part2, absent2) = _with_absent(self.encoder1, x), _with_absent(self.encoder2, y)
-        f = self.nonlinearity
-        codes = {"both": f(part1 + part2), "view1": f(part1 + absent2), "view2": f(absent1 + part2)}
+        codes = {"both": self._f(part1 + part2), "view1": self._f(part1 + absent2), "view2": self._f(absent1 + part2)}
         precision = _current_autocast(x.device.type)  # the towers': objectives are computed outside of it
 
         def decode(decoder: nn.Module, source: str) -> Tensor:
@@ -133,7 +132,7 @@ class CorrNet(nn.Module):
         """
         if x is not None and y is not None:
             _check_rows(x, y)
-            return self.nonlinearity(self.encoder1(x) + self.encoder2(y))
+            return self._f(self.encoder1(x) + self.encoder2(y))
         if x is not None:
             return self._code_of_one(x, self.encoder1, self.encoder2, self.decoder2)
         if y is not None:
@@ -143,7 +142,11 @@ class CorrNet(nn.Module):
     def _code_of_one(self, items: Tensor, encoder: nn.Module, other: nn.Module, other_decoder: nn.Module) -> Tensor:
         part = encoder(items)
         absent = torch.zeros_like(other_decoder(torch.zeros_like(part[:1])))  # a decoder knows the shape of its items
-        return self.nonlinearity(part + other(absent))
+        return self._f(part + other(absent))
+
+    def _f(self, total: Tensor) -> Tensor:
+        """Codes are float32 at the least, whatever precision the encoders run in."""
+        return self.nonlinearity(total.to(torch.promote_types(total.dtype, torch.float32)))
 
     def reconstruct(self, x: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both views, (n, *shape1) and (n, *shape2), restored from pairs or from one view alone; call it in eval mode.
