@@ -5,7 +5,7 @@ from xmodal import CorrNet, CorrNetObjective, TrainConfig
 from xmodal.towers import mlp
 
 CONFIG = TrainConfig(dim_latent=50, batch_size=100, learning_rate=1e-3, optimizer="rmsprop", max_epochs=40,
-                     patience=40, refinement_steps=0)
+                     keep="last")
 
 
 def build_model(view1_shape, view2_shape):

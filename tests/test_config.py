@@ -34,6 +34,7 @@ VALUES: dict[str, tuple[list, list]] = {       # field: values allowed, values r
     "schedule": (["constant", "cosine"], ["linear", None, 0.5]),
     "optimizer": (["adam", "rmsprop"], ["sgd", "Adam", None, 1]),
     "max_epochs": WHOLE_FROM_1,
+    "keep": (["best", "last"], ["first", None, True]),
     "patience": WHOLE_FROM_1,
     "refinement_steps": ([0, 3], [-1, 0.5, False, "3", None]),
     "lr_multiplier": ([1e-3, 1, 1.0], [0, 1.01, -0.5, NAN, INF, "0.5", None, True]),

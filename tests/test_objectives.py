@@ -233,7 +233,7 @@ def test_info_nce_of_collapsed_embeddings_is_chance():
     z = torch.zeros(8, 3, requires_grad=True)
     loss = InfoNCE()(Embedded(z, z))
     loss.backward()
-    assert float(loss) == pytest.approx(math.log(8)) and torch.isfinite(z.grad).all()
+    assert loss.item() == pytest.approx(math.log(8)) and torch.isfinite(z.grad).all()
 
 
 # -- CorrNet ---------------------------------------------------------------------------------------------------------

@@ -329,6 +329,29 @@ def test_a_corrnet_trains_resumes_and_finds_partners(correlated_pairs, tmp_path,
     assert evaluate(undisturbed, correlated_pairs)["V1_to_V2"]["mrr"] > 2 * chance
 
 
+def test_keep_last_ends_with_the_last_weights_whatever_validation_says(correlated_pairs, tmp_path):
+    """An objective that drives partners apart; patience 1 does not end that."""
+    class Backwards(PairwiseRanking):
+        def forward(self, *batch: Any) -> torch.Tensor:
+            return -super().forward(*batch)
+
+    class Weights(Recorder):
+        def epoch(self, line: dict[str, Any]) -> None:
+            super().epoch(line)
+            self.last = {name: value.clone() for name, value in model.state_dict().items()}
+
+    config = dataclasses.replace(CONFIG, keep="last", learning_rate=0.02, patience=1)
+    model, seen, run = small_model(), Weights(), started_run(tmp_path / "r")
+    result = fit(model, Backwards(), correlated_pairs, config, run=run, display=seen)
+    assert result.finished == "max_epochs" and result.best_epoch == len(result.log) == CONFIG.max_epochs
+    values = [line["mrr_va"] for line in result.log]
+    assert result.best_value == values[-1] < max(values)
+    kept = small_model(seed=5)
+    run.load_weights(kept)
+    assert all(torch.equal(value, seen.last[name]) for name, value in kept.state_dict().items())
+    assert same_weights(kept, model)
+
+
 def test_the_cosine_schedule_step_by_step(correlated_pairs, monkeypatch):
     rates = []
     step = torch.optim.Adam.step

@@ -31,6 +31,8 @@ class TrainConfig:
             their end, step by step. Patience of less than ``max_epochs`` cuts that short.
         optimizer: "adam", or "rmsprop" (mean square decayed by 0.9, as published CorrNets were trained).
         max_epochs: the end of training at the latest.
+        keep: "best", the weights of the epoch with the best validation MRR; or "last", those of the last epoch, as
+            published protocols without validation have it (training then ends at ``max_epochs`` only).
         patience: epochs without a better validation MRR before training stops or refines.
         refinement_steps: how often to go back to the best model and go on with a smaller learning rate.
         lr_multiplier: the factor by which refining shrinks the learning rate.
@@ -53,6 +55,7 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     optimizer: Literal["adam", "rmsprop"] = "adam"
     max_epochs: int = 1000
+    keep: Literal["best", "last"] = "best"
     patience: int = 30
     refinement_steps: int = 3
     lr_multiplier: float = 0.5
@@ -99,6 +102,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule": (lambda v: v in ("constant", "cosine"), "'constant' or 'cosine'"),
     "optimizer": (lambda v: v in ("adam", "rmsprop"), "'adam' or 'rmsprop'"),
     "max_epochs": (_whole(1), "a whole number of at least 1"),
+    "keep": (lambda v: v in ("best", "last"), "'best' or 'last'"),
     "patience": (_whole(1), "a whole number of at least 1"),
     "refinement_steps": (_whole(0), "a whole number of at least 0"),
     "lr_multiplier": (_number(0, 1, above=True), "a number above 0 and at most 1"),

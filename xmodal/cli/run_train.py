@@ -89,7 +89,7 @@ def train(args: argparse.Namespace) -> int:
     print(f"Model: {experiment.name}, {parameters:,} parameters, seed {seed}, {device}")
     result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
                  display=display_for(sys.stdout))
-    return _conclude(result, run)
+    return _conclude(result, run, experiment.config.keep)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -143,11 +143,12 @@ def describe_run(experiment: Experiment, data: PairedData, args: argparse.Namesp
     }
 
 
-def _conclude(result: FitResult, run: RunFolder | None) -> int:
+def _conclude(result: FitResult, run: RunFolder | None, keep: str) -> int:
     if result.signal is not None and result.finished.startswith("interrupted"):
         print(f"stopped after epoch {len(result.log)}" + ("; --resume continues" if run is not None else ""))
         return 128 + result.signal
-    print(f"finished ({result.finished}): best validation MRR {result.best_value:.4f} in epoch {result.best_epoch}")
+    kept = "best validation MRR" if keep == "best" else "validation MRR"
+    print(f"finished ({result.finished}): {kept} {result.best_value:.4f} in epoch {result.best_epoch}")
     if run is not None:
         print(f"kept in {run.path}")
     return 0

@@ -266,10 +266,10 @@ class _Training:
     # -- which model is best, and when to stop ----------------------------------------------------------------------
 
     def _judge(self, value: float) -> bool:
-        """Books an epoch's validation value; True when it is the best so far."""
+        """Books an epoch's validation value; True when its weights are the ones to keep so far."""
         progress = self.progress
         sign = 1 if PRIMARY.high_is_better else -1
-        if progress.best_epoch and sign * value <= sign * progress.best_value:
+        if self.config.keep == "best" and progress.best_epoch and sign * value <= sign * progress.best_value:
             progress.patience_left -= 1
             return False
         progress.best_value, progress.best_epoch = value, progress.epoch
