@@ -23,7 +23,7 @@ from xmodal.metrics import (
     transfer_folds,
 )
 from xmodal.metrics.views import check_pairs, check_views
-from xmodal.networks import evaluating
+from xmodal.networks import CorrNet, evaluating
 
 #: Items per forward pass when embedding; a matter of memory only.
 EMBED_BATCH = 1000
@@ -111,6 +111,26 @@ def evaluate(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
 def _chosen(data: PairedData, split: str, n_test: int | None) -> PairSplit:
     chosen: PairSplit = getattr(data, split)
     return chosen if n_test is None else chosen.take(n_test)
+
+
+def restore(model: CorrNet, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """What is restored of a batch of pairs: ``view1_from_view1``, ``view1_from_view2``, ``view1_from_both``, and the
+    same of view 2."""
+    made = {"view1": model.reconstruct(x=x), "view2": model.reconstruct(y=y), "both": model.reconstruct(x, y)}
+    return {f"view{view}_from_{source}": views[view - 1].float() for view in (1, 2) for source, views in made.items()}
+
+
+def restoring_errors(model: CorrNet, data: PairedData, split: str = "test", *, n_test: int | None = None,
+                     device: str | torch.device = "cpu", precision: str = "float32") -> dict[str, float]:
+    """Mean squared errors of what is restored, over all values of all pairs, by the names of :func:`restore`."""
+    chosen, sums = _chosen(data, split, n_test), dict[str, float]()
+    with evaluating(model), tower_precision(precision, device):
+        for batch in pair_batches(chosen, EMBED_BATCH, device=device):
+            for name, restored in restore(model, batch.view1, batch.view2).items():
+                items = batch.view1 if name.startswith("view1") else batch.view2
+                error = (restored - items).square().mean(dtype=torch.float64).item()
+                sums[name] = sums.get(name, 0.0) + len(items) * error
+    return {name: total / len(chosen) for name, total in sums.items()}
 
 
 def _partner_labels(split: PairSplit) -> Tensor | None:

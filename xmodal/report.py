@@ -96,6 +96,14 @@ def transfer_block(transfer: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def restoring_block(errors: Mapping[str, float]) -> str:
+    """What ``xmodal.evaluator.restoring_errors`` returns, as a small table."""
+    rows = (("from view 1 alone", "view1"), ("from view 2 alone", "view2"), ("from both", "both"))
+    return "\n".join(["Restoring: mean squared errors", f"{'':<18}   view 1    view 2",
+                      *(f"{name:<18} {errors[f'view1_from_{source}']:8.3g}  {errors[f'view2_from_{source}']:8.3g}"
+                        for name, source in rows)])
+
+
 def _bounds(intervals: Mapping[str, tuple[float, float]], key: str, digits: int) -> str:
     if key not in intervals:
         return ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from xmodal.checkpoint import REFINED, RunFolder, to_json
 from xmodal.cli.common import (
@@ -33,8 +33,16 @@ from xmodal.cli.restoring import (
 )
 from xmodal.data import load_data
 from xmodal.errors import DataError
-from xmodal.evaluator import check_transfer, evaluate, linear_cca_baseline, tower_precision, transfer
-from xmodal.report import baseline_line, evaluation_block, transfer_block
+from xmodal.evaluator import (
+    check_transfer,
+    evaluate,
+    linear_cca_baseline,
+    restoring_errors,
+    tower_precision,
+    transfer,
+)
+from xmodal.networks import CorrNet
+from xmodal.report import baseline_line, evaluation_block, restoring_block, transfer_block
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,10 +89,11 @@ def run_eval(args: argparse.Namespace) -> int:
         metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)
     if args.transfer:
         metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    if args.reconstruct is not None:
+        metrics["reconstruction"] = restoring_errors(cast(CorrNet, model), data, args.split, n_test=args.n_test,
+                                                     device=device, precision=precision)
     with tower_precision(precision, device):
-        pictures, errors = draw_pictures(args, model, data, chosen, counted, device)
-    if errors:
-        metrics["reconstruction"] = errors
+        pictures = draw_pictures(args, model, data, chosen, counted, device)
     if args.json:
         print(to_json(metrics), end="")
     else:
@@ -95,6 +104,8 @@ def run_eval(args: argparse.Namespace) -> int:
             print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
         if args.transfer:
             print(transfer_block(metrics["transfer"]))
+        if args.reconstruct is not None:
+            print(restoring_block(metrics["reconstruction"]))
     write_pictures(args, run, pictures)
     run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
     return 0

@@ -1,0 +1,207 @@
+"""What a CorrNet restores: errors against a loop, pictures by what is in their axes, the options of run_eval.py."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xmodal.checkpoint import RunFolder
+from xmodal.cli import run_eval, run_train
+from xmodal.cli.common import load_model
+from xmodal.cli.restoring import distinct_pairs
+from xmodal.data import PairSplit, load_data
+from xmodal.evaluator import restore, restoring_errors
+from xmodal.networks import CorrNet
+from xmodal.pictures import ViewStyle, reconstruction_sheet, walk_strip
+from xmodal.report import restoring_block
+
+TWO_TOWER = str(Path(__file__).parent.parent / "models" / "digits_ccal_tno.py")
+CORRNET = '''"""A small CorrNet."""
+from torch import nn
+from xmodal import CorrNet, CorrNetObjective, TrainConfig
+
+CONFIG = TrainConfig(dim_latent=6, max_epochs=1)
+
+def build_model(view1_shape, view2_shape):
+    return CorrNet(nn.Linear(*view1_shape, 6), nn.Linear(*view2_shape, 6), nn.Linear(6, *view1_shape),
+                   nn.Linear(6, *view2_shape), nn.Sigmoid())
+
+def build_objective():
+    return CorrNetObjective()
+'''
+
+
+def images_of(figure) -> list[np.ndarray]:
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+
+
+def restored_values(n: int, *shape: int) -> list[torch.Tensor]:
+    return list(torch.rand(4, n, *shape, generator=torch.Generator().manual_seed(n)))
+
+
+# -- drawing -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("shape", "picture"), [((6,), (3, 2)), ((3, 2), None), ((1, 3, 2), None)])
+def test_a_sheet_shows_each_item_and_its_three_restorings_in_a_row(shape, picture):
+    view1, view2 = restored_values(3, *shape), restored_values(3, 2, 2)
+    figure = reconstruction_sheet(view1, view2, [ViewStyle(0.0, 1.0, picture), ViewStyle(0.0, 1.0)])
+    drawn = images_of(figure)
+    assert len(drawn) == 3 * 8
+    for row in range(3):
+        for column in range(4):
+            np.testing.assert_allclose(drawn[8 * row + column], view1[column][row].reshape(3, 2))
+            np.testing.assert_allclose(drawn[8 * row + 4 + column], view2[column][row])
+    titles = [text.get_text().replace("\n", " ") for text in figure.texts]
+    assert titles == ["view 1", "view 1 from view 1 alone", "view 1 from view 2 alone", "view 1 from both",
+                      "view 2", "view 2 from view 1 alone", "view 2 from view 2 alone", "view 2 from both"]
+
+
+def test_one_scale_for_a_view_so_that_pale_looks_pale():
+    figure = reconstruction_sheet(restored_values(2, 2, 2), restored_values(2, 4), [ViewStyle(-1, 3), ViewStyle(0, 7)])
+    assert {axes.images[0].get_clim() for axes in figure.axes if axes.images} == {(-1.0, 3.0)}
+    assert all(axes.get_ylim() == pytest.approx((-0.35, 7.35)) for axes in figure.axes if not axes.images)
+
+
+def test_colours_are_clipped_to_the_scale():
+    colours = torch.tensor([-1.0, 0.0, 5.0]).repeat_interleave(4).reshape(1, 3, 2, 2)
+    style = ViewStyle(0.0, 2.0)
+    drawn = images_of(reconstruction_sheet([colours] * 4, [colours] * 4, [style, style]))[0]
+    np.testing.assert_allclose(drawn, np.tile([0.0, 0.0, 1.0], (2, 2, 1)))
+
+
+def test_what_is_no_picture_is_drawn_as_bars_and_if_long_as_a_line():
+    few, many = restored_values(2, 10), restored_values(2, 65)
+    figure = reconstruction_sheet(few, many, [ViewStyle(0, 1), ViewStyle(0, 1)])
+    for row in range(2):
+        for column in range(4):
+            bars, line = figure.axes[8 * row + column], figure.axes[8 * row + 4 + column]
+            np.testing.assert_allclose([bar.get_height() for bar in bars.patches], few[column][row])
+            np.testing.assert_allclose(line.lines[-1].get_ydata(), many[column][row])
+    assert [len(axes.get_xticks()) for axes in figure.axes[:8]] == [0] * 8      # numbers below the last row only
+    assert [len(axes.get_xticks()) for axes in figure.axes[8:]] == [10] * 4 + [0] * 4
+
+
+def test_a_walk_shows_view_1_above_view_2():
+    upper, lower = torch.rand(3, 2, 2), torch.rand(3, 4)
+    figure = walk_strip(upper, lower, [0.0, 0.5, 1.0], [ViewStyle(0, 1), ViewStyle(0, 1, (2, 2))])
+    np.testing.assert_allclose(images_of(figure), torch.cat([upper, lower.reshape(3, 2, 2)]))
+    assert sorted(text.get_text() for text in figure.texts) == ["0.5", "1", "t = 0", "view 1", "view 2"]
+
+
+# -- which pairs, and errors -------------------------------------------------------------------------------------
+
+def test_distinct_pairs_share_no_item():
+    pairs = torch.tensor([[0, 3], [1, 3], [1, 2], [2, 2], [2, 0], [3, 1]])
+    split = PairSplit("test", torch.zeros(4, 1), torch.zeros(4, 1), pairs)
+    assert distinct_pairs(split, 10).tolist() == [0, 2, 4, 5] and distinct_pairs(split, 2).tolist() == [0, 2]
+    assert distinct_pairs(PairSplit("test", torch.zeros(4, 1), torch.zeros(4, 1)), 3).tolist() == [0, 1, 2]
+
+
+def small_corrnet() -> CorrNet:
+    torch.manual_seed(0)
+    return CorrNet(nn.Linear(12, 4), nn.Linear(9, 4), nn.Linear(4, 12), nn.Linear(4, 9), nn.Tanh())
+
+
+def test_errors_are_those_of_a_loop_over_pairs(captioned_pictures):
+    model, split = small_corrnet(), captioned_pictures.test
+    sums: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for one, two in split.pairs.tolist():
+            x, y = split.view1[one:one + 1], split.view2[two:two + 1]
+            for source, given in (("view1", {"x": x}), ("view2", {"y": y}), ("both", {"x": x, "y": y})):
+                for view, (item, made) in enumerate(zip((x, y), model.reconstruct(**given), strict=True), start=1):
+                    sums.setdefault(f"view{view}_from_{source}", []).append(float((item - made).square().mean()))
+    errors = restoring_errors(model, captioned_pictures)
+    assert errors == pytest.approx({name: sum(values) / len(values) for name, values in sums.items()}, rel=1e-5)
+    block = restoring_block(errors)
+    assert max(map(len, block.splitlines())) <= 80 and f"{errors['view2_from_view1']:.3g}" in block
+
+
+# -- the command -------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch, capsys):
+    """A CorrNet and a TwoTower, each trained for an epoch; the options that name the first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XMODAL_DATA", raising=False)
+    Path("small.py").write_text(CORRNET)
+    for model in ("small.py", TWO_TOWER):
+        assert run_train.main(["--model", model, "--data", "digits", "--set", "max_epochs=1"]) == 0
+    capsys.readouterr()
+    return ["--model", "small.py", "--data", "digits"]
+
+
+def test_both_pictures_are_written_and_errors_kept(trained, capsys):
+    assert run_eval.main([*trained, "--reconstruct", "5", "--walk", "3", "7"]) == 0
+    out = capsys.readouterr().out
+    run = RunFolder("runs/small")
+    kept = json.loads(run.file("metrics.json").read_text())
+    data = load_data("digits")
+    model, _, _ = load_model(run, data, RunFolder.WEIGHTS, torch.device("cpu"))
+    assert kept["reconstruction"] == pytest.approx(restoring_errors(model, data))
+    assert restoring_block(kept["reconstruction"]) in out and max(map(len, out.splitlines())) <= 80
+    for name in ("reconstructions.png", "walk_3_7.png"):
+        assert f"wrote {run.file(name)}" in out
+        assert 100 < matplotlib.image.imread(run.file(name)).shape[1] < 1100
+
+
+def test_the_pictures_hold_what_the_model_makes(trained, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("xmodal.cli.restoring.reconstruction_sheet",
+                        lambda *a: drawn.append(a) or reconstruction_sheet(*a))
+    monkeypatch.setattr("xmodal.cli.restoring.walk_strip", lambda *a: drawn.append(a) or walk_strip(*a))
+    assert run_eval.main([*trained, "--reconstruct", "4", "--walk", "3", "7"]) == 0
+    data = load_data("digits")
+    model, _, _ = load_model(RunFolder("runs/small"), data, RunFolder.WEIGHTS, torch.device("cpu"))
+    (view1, view2, styles), (above, below, steps, _) = drawn
+    x, y = data.test.view1[:4], data.test.view2[:4]
+    with torch.no_grad():
+        made = restore(model, x, y)
+        ends = model.code(y=data.test.view2[[3, 7]])
+        path = torch.stack([(1 - t) * ends[0] + t * ends[1] for t in np.linspace(0, 1, 11)]).float()
+        decoded = model.decode(path)
+    for items, given, view in ((view1, x, 1), (view2, y, 2)):
+        expected = [given, *(made[f"view{view}_from_{source}"] for source in ("view1", "view2", "both"))]
+        for shown, value in zip(items, expected, strict=True):
+            torch.testing.assert_close(shown, value)
+    torch.testing.assert_close((above, below), decoded)
+    assert steps == pytest.approx([i / 10 for i in range(11)]) and styles[0] == ViewStyle(0.0, 1.0, (8, 4))
+
+
+def test_json_keeps_stdout_to_itself_and_other_splits_have_their_own_names(trained, capsys):
+    assert run_eval.main([*trained, "--reconstruct", "2", "--json", "--split", "valid", "--n_test", "20"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["reconstruction"]["view1_from_both"] > 0
+    assert "reconstructions_valid.png" in captured.err
+    assert run_eval.main([*trained, "--walk", "0", "1", "--out", "here.png"]) == 0
+    assert Path("here.png").is_file() and not Path("runs/small/walk_0_1.png").exists()
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--reconstruct", "0"], "--reconstruct must be from 1 to 50, got 0"),
+    (["--reconstruct", "51"], "--reconstruct must be from 1 to 50, got 51"),
+    (["--reconstruct", "9", "--n_test", "7"], "must be from 1 to 7 (the test pairs that share no item"),
+    (["--walk", "0", "400"], "--walk: view-2 items of the test split are 0 to 399, got 0 and 400"),
+    (["--walk", "-1", "3"], "got -1 and 3"),
+    (["--walk", "0", "3", "--reconstruct", "2", "--out", "a.png"], "give it with either --reconstruct or --walk"),
+    (["--out", "a.png"], "give it with either --reconstruct or --walk"),
+    (["--reconstruct", "2", "--out", "a.pdf"], "expected a file that ends in .png, got .pdf"),
+    (["--reconstruct", "2", "--out", "nowhere/a.png"], "there is no folder nowhere"),
+])
+def test_refused_in_one_line(trained, capsys, options, message):
+    assert run_eval.main([*trained, *options]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1 and not captured.out
+    assert not list(Path().glob("**/*.png"))
+
+
+@pytest.mark.parametrize("option", [["--reconstruct", "2"], ["--walk", "0", "1"]])
+def test_a_model_that_restores_nothing_is_told_so(trained, capsys, option):
+    assert run_eval.main(["--model", TWO_TOWER, "--data", "digits", *option]) == 2
+    assert (f"{option[0]} needs a model that restores its views, such as CorrNet; TwoTower does not"
+            in capsys.readouterr().err)

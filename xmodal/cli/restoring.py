@@ -1,0 +1,147 @@
+"""``run_eval.py --reconstruct`` and ``--walk``: pictures of what a model restores of its views."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from xmodal.atomic import replacing
+from xmodal.checkpoint import RunFolder
+from xmodal.data import PairedData, PairSplit, StreamedView, pair_batches, view_batches
+from xmodal.errors import DataError, ExperimentError
+from xmodal.evaluator import EMBED_BATCH, restore
+from xmodal.networks import CorrNet, Model, evaluating
+from xmodal.pictures import ViewStyle, reconstruction_sheet, walk_strip
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_PAIRS = 50     # rows of --reconstruct
+WALK_POINTS = 11    # t = 0, 0.1, ... 1
+
+
+class Picture(NamedTuple):
+    """What is to be written, and under which name (without suffix)."""
+
+    name: str
+    figure: Figure
+
+
+def add_restoring_options(parser: argparse.ArgumentParser) -> None:
+    """``--reconstruct``, ``--walk`` and ``--out``."""
+    parser.add_argument("--reconstruct", type=int, metavar="N",
+                        help="also draw N pairs and what a CorrNet restores of them from either view and from both")
+    parser.add_argument("--walk", type=int, nargs=2, metavar=("I", "J"),
+                        help="also draw what lies between the codes of view-2 items I and J, counted from 0")
+    parser.add_argument("--out", type=Path, metavar="FILE",
+                        help="the picture, a .png (default: reconstructions.png or walk_I_J.png in the run folder)")
+
+
+# -- checks, each as early as it can be made ---------------------------------------------------------------------
+
+def check_out(args: argparse.Namespace) -> None:
+    """Whether ``--out`` names one picture, and can be written."""
+    if args.out is None:
+        return
+    if (args.reconstruct is None) == (args.walk is None):
+        raise DataError("--out names one picture: give it with either --reconstruct or --walk")
+    if args.out.suffix.lower() != ".png":
+        raise DataError(f"--out {args.out}: expected a file that ends in .png, got {args.out.suffix or 'no suffix'}")
+    if not args.out.parent.is_dir():
+        raise DataError(f"--out {args.out}: there is no folder {args.out.parent}")
+
+
+def check_items(args: argparse.Namespace, chosen: PairSplit, counted: PairSplit) -> None:
+    """Whether the pairs of ``counted`` and the items of ``chosen`` are there that are to be drawn."""
+    n = args.reconstruct
+    if n is not None and not 1 <= n <= MOST_PAIRS:
+        raise DataError(f"--reconstruct must be from 1 to {MOST_PAIRS}, got {n:,}")
+    if n is not None and (found := len(distinct_pairs(counted, n))) < n:
+        raise DataError(f"--reconstruct must be from 1 to {found} (the {args.split} pairs that share no item with one "
+                        f"drawn before), got {n}")
+    last = len(chosen.view2) - 1
+    if args.walk is not None and not all(0 <= item <= last for item in args.walk):
+        raise DataError(f"--walk: view-2 items of the {args.split} split are 0 to {last:,}, got {args.walk[0]:,} and "
+                        f"{args.walk[1]:,}")
+
+
+def check_restores(args: argparse.Namespace, model: Model) -> None:
+    """Whether the model has what the options need."""
+    for option, needed in (("reconstruct", ("reconstruct",)), ("walk", ("code", "decode"))):
+        if getattr(args, option) is not None and not all(hasattr(model, name) for name in needed):
+            raise ExperimentError(f"--{option} needs a model that restores its views, such as CorrNet; "
+                                  f"{type(model).__name__} does not")
+
+
+# -- what is counted and drawn -----------------------------------------------------------------------------------
+
+def draw_pictures(args: argparse.Namespace, model: Model, data: PairedData, chosen: PairSplit, counted: PairSplit,
+                  device: torch.device) -> list[Picture]:
+    """The pictures that the options ask for."""
+    pictures = []
+    restoring = cast(CorrNet, model)    # check_restores has looked
+    with evaluating(model):
+        if args.reconstruct is not None:
+            pictures.append(Picture("reconstructions",
+                                    draw_reconstructions(restoring, data, counted, args.reconstruct, device)))
+        if args.walk is not None:
+            pictures.append(Picture("walk_{}_{}".format(*args.walk),
+                                    draw_walk(restoring, data, chosen, args.walk, device)))
+    return pictures
+
+
+def distinct_pairs(split: PairSplit, n: int) -> Tensor:
+    """Rows (int64) of the first ``n`` pairs that share no item with one taken before; fewer, if there are no more."""
+    taken1: set[int] = set()
+    taken2: set[int] = set()
+    rows: list[int] = []
+    for row, (one, two) in enumerate(split.pair_table().tolist()):
+        if len(rows) == n:
+            break
+        if one not in taken1 and two not in taken2:
+            taken1.add(one)
+            taken2.add(two)
+            rows.append(row)
+    return torch.tensor(rows)
+
+
+def draw_reconstructions(model: CorrNet, data: PairedData, split: PairSplit, n: int, device: torch.device) -> Figure:
+    """The first ``n`` pairs of distinct items, and what is restored of them."""
+    x, y, _ = next(pair_batches(split.select(distinct_pairs(split, n)), n, device=device))
+    restored = list(restore(model, x, y).values())
+    return reconstruction_sheet([x, *restored[:3]], [y, *restored[3:]], _styles(data, split))
+
+
+def draw_walk(model: CorrNet, data: PairedData, split: PairSplit, ends: Sequence[int], device: torch.device) -> Figure:
+    """What is restored from codes on the straight way between those of two view-2 items."""
+    rows = torch.tensor(ends)
+    y = split.view2.gather(rows) if isinstance(split.view2, StreamedView) else split.view2[rows]
+    first, last = model.code(y=y.to(device))
+    steps = torch.arange(WALK_POINTS, device=device) / (WALK_POINTS - 1)
+    codes = (1 - steps)[:, None] * first + steps[:, None] * last
+    return walk_strip(*model.decode(codes), steps.tolist(), _styles(data, split))
+
+
+def _styles(data: PairedData, split: PairSplit) -> list[ViewStyle]:
+    """A view's scale goes from the least to the greatest value of its items in the split."""
+    styles = []
+    for view, picture in ((1, data.picture1), (2, data.picture2)):
+        bounds = [(items.min().item(), items.max().item()) for items in view_batches(split, view, EMBED_BATCH)]
+        styles.append(ViewStyle(min(low for low, _ in bounds), max(high for _, high in bounds), picture))
+    return styles
+
+
+# -- what the command says and writes ----------------------------------------------------------------------------
+
+def write_pictures(args: argparse.Namespace, run: RunFolder, pictures: Sequence[Picture]) -> None:
+    """Each picture whole or not at all, and a line about it; under ``--json`` stdout is not for that line."""
+    for name, figure in pictures:
+        path = args.out or run.file(f"{name}.png" if args.split == "test" else f"{name}_{args.split}.png")
+        with replacing(path) as beside:
+            figure.savefig(beside, format="png")
+        print(f"wrote {path}", file=sys.stderr if args.json else sys.stdout)

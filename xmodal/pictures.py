@@ -1,0 +1,157 @@
+"""Pictures of items and of what a model restores of them. Drawing only."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Items of more values are drawn as a line, of fewer as bars.
+MOST_BARS = 64
+#: Bars are numbered up to so many: more numbers don't fit below a cell.
+MOST_NUMBERS = 10
+DPI = 100
+# All in pixels. Eight cells side by side, or eleven smaller ones, are as wide as a page of GitHub.
+SHEET_CELL, STRIP_CELL = 104, 78
+GAP, GROUP_GAP, MARGIN = 4, 18, 6
+TITLE_LINE, LABEL, NUMBERS = 14, 18, 14
+INK = "#0072B2"
+
+
+class ViewStyle(NamedTuple):
+    """How the items of a view are drawn: all on one scale, so that a pale reconstruction looks pale.
+
+    Attributes:
+        low, high: ends of the scale; what lies beyond is drawn as if it lay at the end.
+        picture: height and width, where an item is a picture stored flat.
+    """
+
+    low: float
+    high: float
+    picture: tuple[int, int] | None = None
+
+
+def reconstruction_sheet(view1: Sequence[Tensor], view2: Sequence[Tensor], styles: Sequence[ViewStyle]) -> Figure:
+    """A row per pair: view 1 and what was restored of it, then view 2 likewise.
+
+    Args:
+        view1: four tensors (n, *shape1): the items, and their restorings from view 1 alone, from view 2 alone and
+            from both.
+        view2: the same four of view 2, (n, *shape2).
+        styles: of view 1 and of view 2.
+    """
+    columns = [(_arrays(values), style) for values4, style in zip((view1, view2), styles, strict=True)
+               for values in values4]
+    sources = ("view 1 alone", "view 2 alone", "both")
+    titles = [title for view in (1, 2) for title in (f"view {view}", *(f"view {view} from\n{s}" for s in sources))]
+    rows = [[(values[i], style) for values, style in columns] for i in range(len(view1[0]))]
+    return _grid(rows, titles, [], SHEET_CELL, tallest=1.2, group=4)
+
+
+def walk_strip(view1: Tensor, view2: Tensor, steps: Sequence[float], styles: Sequence[ViewStyle]) -> Figure:
+    """What codes on the way from one item to another decode to: view 1 above, view 2 below, a column per step.
+
+    Args:
+        view1: (n, *shape1).
+        view2: (n, *shape2).
+        steps: n numbers, 0 at one end and 1 at the other; the titles.
+        styles: of view 1 and of view 2.
+    """
+    rows = [[(item, style) for item in _arrays(values)] for values, style in zip((view1, view2), styles, strict=True)]
+    titles = [f"{'t = ' if i == 0 else ''}{step:.2g}" for i, step in enumerate(steps)]
+    return _grid(rows, titles, ["view 1", "view 2"], STRIP_CELL, tallest=2.0)
+
+
+def _arrays(values: Tensor) -> np.ndarray:
+    return values.detach().float().cpu().numpy()
+
+
+def _grid(rows: Sequence[Sequence[tuple[np.ndarray, ViewStyle]]], titles: Sequence[str], labels: Sequence[str],
+          width: int, tallest: float, group: int = 0) -> Figure:
+    """Cells of one width with titles above the first row; places are counted in pixels, so that none is wasted.
+
+    Args:
+        rows: items of each row and their styles.
+        titles: of the columns.
+        labels: of the rows, or none.
+        width: of a cell.
+        tallest: the most height of a cell, as a multiple of its width.
+        group: a wider gap stands before this column (0: nowhere).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # half a second, which other commands should not pay
+
+    heights = [max(_height(item, style, width, tallest) for item, style in row) for row in rows]
+    lefts = [MARGIN + (LABEL if labels else 0) + i * (width + GAP) + (GROUP_GAP if 0 < group <= i else 0)
+             for i in range(len(titles))]
+    top = MARGIN + TITLE_LINE * (1 + max(title.count("\n") for title in titles))
+    numbered = [_is_numbered(item, style) for item, style in rows[-1]]
+    total_width = lefts[-1] + width + MARGIN
+    total_height = top + sum(heights) + GAP * (len(rows) - 1) + (NUMBERS if any(numbered) else 0) + MARGIN
+    figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    for r, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        y = total_height - top - sum(heights[:r + 1]) - GAP * r
+        for c, (item, style) in enumerate(row):
+            axes = figure.add_axes((lefts[c] / total_width, y / total_height, width / total_width,
+                                    height / total_height))
+            _draw(axes, item, style)
+            if r == len(rows) - 1 and numbered[c]:
+                axes.set_xticks(range(item.size))
+                axes.tick_params(axis="x", length=0, pad=2, labelsize=6)
+        if labels:
+            figure.text((MARGIN + LABEL / 2) / total_width, (y + height / 2) / total_height, labels[r], fontsize=8,
+                        rotation=90, ha="center", va="center")
+    for left, title in zip(lefts, titles, strict=True):
+        figure.text((left + width / 2) / total_width, 1 - (top - 3) / total_height, title, fontsize=8, ha="center",
+                    va="bottom", linespacing=1.1)
+    return figure
+
+
+def _height(item: np.ndarray, style: ViewStyle, width: int, tallest: float) -> int:
+    picture = _as_picture(item, style)
+    ratio = 0.6 if picture is None else picture.shape[0] / picture.shape[1]
+    return round(width * min(max(ratio, 0.2), tallest))
+
+
+def _as_picture(item: np.ndarray, style: ViewStyle) -> np.ndarray | None:
+    """An item as (h, w) grey values or (h, w, 3) colours within [0, 1]; None where it is no picture."""
+    if style.picture is not None:
+        return item.reshape(style.picture)
+    if item.ndim == 2:
+        return item
+    if item.ndim == 3 and item.shape[0] == 1:
+        return item[0]
+    if item.ndim == 3 and item.shape[0] == 3:
+        return np.clip((np.moveaxis(item, 0, 2) - style.low) / ((style.high - style.low) or 1.0), 0.0, 1.0)
+    return None
+
+
+def _is_numbered(item: np.ndarray, style: ViewStyle) -> bool:
+    return item.size <= MOST_NUMBERS and _as_picture(item, style) is None
+
+
+def _draw(axes: Axes, item: np.ndarray, style: ViewStyle) -> None:
+    """One item: as a picture if it is one, else as bars, or as a line where these would be too many."""
+    axes.set(xticks=[], yticks=[])
+    picture = _as_picture(item, style)
+    if picture is not None:
+        axes.imshow(picture, cmap="gray", vmin=style.low, vmax=style.high)
+        axes.set_axis_off()
+        return
+    low, high = min(style.low, 0.0), max(style.high, 0.0)  # bars stand on 0
+    margin = 0.05 * ((high - low) or 1.0)
+    axes.set_ylim(low - margin, high + margin)
+    axes.spines[:].set(color="0.8", linewidth=0.6)
+    axes.axhline(0, color="0.6", linewidth=0.6)
+    values = item.reshape(-1)
+    if len(values) <= MOST_BARS:
+        axes.bar(range(len(values)), values, color=INK)
+    else:
+        axes.plot(values, color=INK, linewidth=0.7)
+    axes.set_xlim(-0.6, len(values) - 0.4)
