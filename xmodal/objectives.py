@@ -119,10 +119,12 @@ class InfoNCE(nn.Module):
     @property
     def temperature(self) -> float:
         """``τ`` as it is now."""
-        return 1 / min(math.exp(float(self.log_scale.detach())), self.MOST)
+        return math.exp(-float(self.log_scale.detach()))
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
-        scores = self.norm(embedded.view1) @ self.norm(embedded.view2).mT * self.log_scale.exp().clamp(max=self.MOST)
+        with torch.no_grad():  # the parameter itself, as in CLIP: beyond a clamp it would get no gradient to come back
+            self.log_scale.clamp_(max=math.log(self.MOST))
+        scores = self.norm(embedded.view1) @ self.norm(embedded.view2).mT * self.log_scale.exp()
         matches = shared_items(pairs, len(scores), scores.device)
         if matches is not None:
             scores = scores.masked_fill(matches.fill_diagonal_(False), -torch.inf)
