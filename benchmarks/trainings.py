@@ -1,6 +1,7 @@
 """What the studies share: one training, results that are kept as soon as they are there, means and spreads."""
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import statistics
@@ -29,8 +30,8 @@ def train(data: PairedData, config: TrainConfig, build_model: Callable[..., Any]
     result = fit(network, objective, data, config, seed=seed)
     if result.signal is not None:
         raise SystemExit(128 + result.signal)
-    return network, {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started,
-                     "epochs": len(result.log), "best_epoch": result.best_epoch, "valid_mrr": result.best_value,
+    return network, {"config": dataclasses.asdict(config), "seconds": time.perf_counter() - started,
+                     "cpu_seconds": time.process_time() - cpu_started, "epochs": len(result.log), "best_epoch": result.best_epoch, "valid_mrr": result.best_value,
                      "seed": seed, "machine": machine()}
 
 
@@ -43,10 +44,10 @@ def finished(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def keep(file: Path, result: Mapping[str, Any]) -> None:
-    """Adds a line; programs that run side by side may share a file."""
+def keep(file: Path, *results: Mapping[str, Any]) -> None:
+    """Adds a line for each; programs that run side by side may share a file."""
     with file.open("a") as lines:
-        lines.write(json.dumps(result) + "\n")
+        lines.write("".join(json.dumps(result) + "\n" for result in results))
 
 
 def at(result: Mapping[str, Any], path: Iterable[str]) -> Any:

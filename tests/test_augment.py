@@ -46,6 +46,14 @@ def test_turning_keeps_distances_in_pixels(height, width):
     assert (turns[:, 0, 0] >= math.cos(math.radians(45)) - 1e-6).all()
 
 
+@pytest.mark.parametrize(("end", "columns"), [(-1, 10), (1, 6)])     # 8 columns, stretched by 1/0.8 and 1/1.2
+def test_scale_stretches_by_the_reciprocals(monkeypatch, end, columns):
+    bar = torch.zeros(1, 1, 40)
+    bar[:, :, 16:24] = 1.0
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.fill_(end * high))
+    assert round(float(RandomAffine((1, 40), scale=0.2)(bar).sum())) in (columns, columns + 1)
+
+
 def test_shift_by_whole_pixels(monkeypatch):
     layer, batch = RandomAffine((4, 5), shift=0.2), pictures(3, 4, 5)
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.fill_(high))    # the most of everything
@@ -57,6 +65,12 @@ def test_shift_by_whole_pixels(monkeypatch):
 
 @pytest.mark.parametrize("given", [(20,), (4, 5), (1, 4, 5)])
 def test_shape_and_dtype_stay(given):
+    batch = pictures(3, *given)
+    torch.manual_seed(0)
+    expected = RandomAffine((4, 5), rotate=10)(batch)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(RandomAffine((4, 5), rotate=10)(batch), expected)    # places stay exact
     layer = RandomAffine((4, 5), rotate=10)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         out = layer(pictures(3, *given).to(dtype))

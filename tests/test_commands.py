@@ -97,6 +97,14 @@ def test_a_finished_run_goes_on_with_more_epochs(trained):
     assert json.loads((trained / "config.json").read_text())["config"]["max_epochs"] == 4
 
 
+def test_a_cosine_schedule_is_not_stretched_by_a_resumed_run(capsys):
+    arguments = ["--model", MODEL, "--data", "digits", "--tag", "cosine"]
+    assert run_train.main([*arguments, *QUICK, "--set", "schedule=cosine"]) == 0
+    assert run_train.main([*arguments, "--resume", "--set", "max_epochs=4"]) == 2
+    assert "another max_epochs would be another schedule" in failure(capsys)
+    assert run_train.main([*arguments, "--resume", "--set", "max_epochs=2"]) == 0
+
+
 def test_resume_of_nothing_starts_from_the_beginning():
     assert run_train.main(["--model", MODEL, "--data", "digits", "--resume", *QUICK]) == 0
     assert Path("runs/digits_ccal_cont/weights.safetensors").exists()

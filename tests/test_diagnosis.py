@@ -3,11 +3,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from xmodal.data import Batch
 from xmodal.diagnosis import diagnose
 from xmodal.layers import CCALayer
-from xmodal.networks import TwoTower
+from xmodal.networks import CorrNet, TwoTower
 from xmodal.towers import mlp
 
 
@@ -71,3 +72,17 @@ def test_one_row_and_items_of_any_shape(batch):
     model = TwoTower(mlp((2, 3), [], 4), mlp((5,), [], 4), CCALayer(4))
     text = diagnose(model, Batch(batch.view1[:1].view(1, 2, 3), batch.view2[:1], batch.pairs[:1]))
     assert "smallest eigenvalues 0, 0, 0" in text
+
+
+def test_a_corrnet_that_overflows_is_told_by_its_codes_and_reconstructions(batch):
+    torch.manual_seed(0)
+    model = CorrNet(nn.Linear(6, 4), nn.Linear(5, 4), nn.Linear(4, 6), nn.Linear(4, 5))
+    assert diagnose(model, batch) == "inputs and parameters are finite"
+    with torch.no_grad():
+        model.encoder1.weight.fill_(3e38)
+    text = diagnose(model, batch)
+    assert "code of view1 is not finite in 18 of 20 rows" in text and "try a smaller learning_rate" in text
+    assert "code of view2" not in text
+    with torch.no_grad():
+        model.encoder1.weight[0, 0] = float("nan")
+    assert diagnose(model, batch).count("try a smaller learning_rate") == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from xmodal.errors import DataError
+from xmodal.errors import DataError, ExperimentError
 from xmodal.layers import CCALayer, LearnedProjection, LengthNorm
 from xmodal.networks import CorrNet, TwoTower, evaluating
 from xmodal.towers import mlp, tied_decoder
@@ -222,14 +222,17 @@ def test_what_no_objective_asks_for_is_not_decoded():
     assert extras["view2_from_view1"] is extras["view2_from_view1"] and decoded == [2]
 
 
-def test_decoders_keep_the_precision_that_the_model_ran_in():
+def test_encoders_may_run_in_bfloat16_codes_and_decoders_do_not():
     model, (x, y) = corrnet(), batch(7)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         embedded = model(x, y)
         assert model.embed_view1(x).dtype == torch.float32
-    assert embedded.extras["view1_from_both"].dtype == torch.bfloat16
+        assert model.reconstruct(x=x)[0].dtype == torch.float32
+    assert embedded.extras["view1_from_both"].dtype == torch.float32
     assert embedded.view1.dtype == embedded.extras["code"].dtype == torch.float32
-    assert model(x, y).extras["view1_from_both"].dtype == torch.float32
+    exact = model(x, y)
+    torch.testing.assert_close(embedded.view1, exact.view1, atol=0.02, rtol=0)
+    assert not torch.equal(embedded.view1, exact.view1)
 
 
 def test_an_absent_item_takes_part_in_the_batch_norm_of_training():
@@ -248,6 +251,10 @@ def test_corrnet_says_what_it_lacks():
         with pytest.raises(DataError, match="as many rows of view1 as of view2; got 7 and 6"):
             call(x, y[:6])
     assert model.refit([(x, y)]) == 0
+    for widths in ((5, 4), (1, 4)):         # a width of 1 would broadcast
+        uneven = CorrNet(nn.Linear(6, widths[0]), nn.Linear(5, widths[1]), nn.Linear(4, 6), nn.Linear(4, 5))
+        with pytest.raises(ExperimentError, match=r"encoders must have outputs of one shape; items become \(\d,\) and"):
+            uneven(x, y)
 
 
 def tied() -> CorrNet:

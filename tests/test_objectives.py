@@ -330,7 +330,7 @@ def test_the_correlation_of_constant_units_counts_nothing_and_pulls_nowhere(dtyp
     items = torch.rand(50, 2).to(dtype)
     loss = CorrNetObjective(0, 0, 0, 1)(Embedded(h1, h2, extras={"view1": items, "view2": items, "code": h1}))
     loss.backward()
-    assert float(loss) == pytest.approx(-expected, abs=1e-5)
+    assert loss.item() == pytest.approx(-expected, abs=1e-5)
     for gradient in (h1.grad, h2.grad):
         assert torch.isfinite(gradient).all() and gradient[:, 0].abs().sum() > 0
         assert torch.equal(gradient[:, 1:], torch.zeros(50, 2, dtype=dtype))
@@ -349,6 +349,22 @@ def test_corrnet_objective_of_a_single_pair_and_of_saturated_units_is_finite():
         assert torch.isfinite(loss) and all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("error", ["squared", "cross_entropy"])
+def test_reconstructions_that_are_nan_give_a_loss_that_is_nan(error):
+    model, (x, y) = corrnet(), (torch.rand(4, 5, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64))
+    with torch.no_grad():
+        model.decoder1[0].bias[2] = float("nan")
+    assert torch.isnan(CorrNetObjective(error=error)(model(x, y)))      # fit() then says when and where
+
+
+def test_cross_entropy_is_torchs():
+    target, restored = torch.rand(50, 3), torch.rand(50, 3).requires_grad_()
+    ours = CorrNetObjective(error="cross_entropy")._error(restored, target)
+    theirs = torch.nn.functional.binary_cross_entropy(restored, target)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, restored), torch.autograd.grad(theirs, restored))
+
+
 def test_corrnet_objective_says_what_it_needs():
     x, y = torch.rand(4, 5), torch.rand(4, 4)
     with pytest.raises(ExperimentError, match=r"needs a model that restores its views.*\(use CorrNet\)"):
@@ -359,8 +375,8 @@ def test_corrnet_objective_says_what_it_needs():
     unbounded = CorrNet(nn.Linear(5, 3), nn.Linear(4, 3), nn.Linear(3, 5), nn.Linear(3, 4))
     with pytest.raises(ExperimentError, match=r"within \[0, 1\]; let the decoders end in a sigmoid"):
         CorrNetObjective(error="cross_entropy")(unbounded(x, y))
-    for wrong in ({"both": -1}, {"correlation": float("nan")}, {"from_view1": float("inf")}):
-        with pytest.raises(ExperimentError, match="weights must not be negative"):
+    for wrong in ({"both": -1}, {"correlation": float("nan")}, {"from_view1": float("inf")}, {"from_view2": "a"}):
+        with pytest.raises(ExperimentError, match="weights must be numbers, none negative"):
             CorrNetObjective(**wrong)
     with pytest.raises(ExperimentError, match="squared or cross_entropy, got 'l1'"):
         CorrNetObjective(error="l1")

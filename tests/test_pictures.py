@@ -130,6 +130,7 @@ def trained(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("XMODAL_DATA", raising=False)
     Path("small.py").write_text(CORRNET)
+    Path("folder.png").mkdir()
     for model in ("small.py", TWO_TOWER):
         assert run_train.main(["--model", model, "--data", "digits", "--set", "max_epochs=1"]) == 0
     capsys.readouterr()
@@ -192,12 +193,13 @@ def test_json_keeps_stdout_to_itself_and_other_splits_have_their_own_names(train
     (["--out", "a.png"], "give it with either --reconstruct or --walk"),
     (["--reconstruct", "2", "--out", "a.pdf"], "expected a file that ends in .png, got .pdf"),
     (["--reconstruct", "2", "--out", "nowhere/a.png"], "there is no folder nowhere"),
+    (["--reconstruct", "2", "--out", "folder.png"], "--out folder.png is a folder"),
 ])
 def test_refused_in_one_line(trained, capsys, options, message):
     assert run_eval.main([*trained, *options]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and not captured.out
-    assert not list(Path().glob("**/*.png"))
+    assert list(Path().glob("**/*.png")) == [Path("folder.png")]
 
 
 @pytest.mark.parametrize("option", [["--reconstruct", "2"], ["--walk", "0", "1"]])

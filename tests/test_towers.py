@@ -124,6 +124,13 @@ def test_tied_decoder_refuses(encoder, options, message):
         tied_decoder(encoder, **options)
 
 
+def test_tied_decoder_mirrors_a_layer_as_often_as_it_is_used():
+    twice = nn.Linear(4, 4)
+    decoder = tied_decoder(nn.Sequential(twice, nn.Tanh(), twice), nn.Tanh)
+    h = torch.randn(2, 4)
+    torch.testing.assert_close(decoder(h), torch.tanh(h @ twice.weight) @ twice.weight)
+
+
 def test_tied_decoder_mirrors_only_linear_layers():
     decoder = tied_decoder(mlp((7,), [6, 5], 3, dropout=0.2), nn.ReLU, nn.Sigmoid)
     assert [type(step).__name__ for step in decoder] == ["_Transposed", "ReLU", "_Transposed", "ReLU", "_Transposed",

@@ -329,6 +329,18 @@ def test_a_corrnet_trains_resumes_and_finds_partners(correlated_pairs, tmp_path,
     assert evaluate(undisturbed, correlated_pairs)["V1_to_V2"]["mrr"] > 2 * chance
 
 
+@pytest.mark.parametrize("error", ["squared", "cross_entropy"])
+def test_a_corrnet_that_diverges_stops_with_epoch_batch_and_cause(correlated_pairs, error):
+    torch.manual_seed(0)
+    decoder1, decoder2 = (nn.Sequential(nn.Linear(5, width), nn.Sigmoid()) for width in (12, 9))
+    model = CorrNet(nn.Linear(12, 5), nn.Linear(9, 5), decoder1, decoder2)
+    within = {split.name: dataclasses.replace(split, view1=split.view1.sigmoid(), view2=split.view2.sigmoid())
+              for split in correlated_pairs.splits()}
+    config = dataclasses.replace(CONFIG, learning_rate=1e38, alpha=1.0)
+    with pytest.raises(NumericalError, match=r"training stopped in epoch 1, batch \d: the loss is .*learning_rate"):
+        fit(model, CorrNetObjective(error=error), dataclasses.replace(correlated_pairs, **within), config)
+
+
 def test_keep_last_ends_with_the_last_weights_whatever_validation_says(correlated_pairs, tmp_path):
     """An objective that drives partners apart; patience 1 does not end that."""
     class Backwards(PairwiseRanking):

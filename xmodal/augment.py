@@ -20,7 +20,7 @@ class RandomAffine(nn.Module):
         shape: of one item, ``(height, width)`` or ``(channels, height, width)``; flat items of as many values are
             taken as such pictures, and stay flat.
         rotate: degrees.
-        scale: 0.2 stretches each axis by 0.8 to 1.2.
+        scale: 0.2 stretches each axis by 1/1.2 to 1/0.8.
         shear: how many pixels to the side per pixel of height.
         shift: fraction of height and of width.
     """
@@ -31,7 +31,7 @@ class RandomAffine(nn.Module):
         if len(shape) not in (2, 3):
             raise ExperimentError(f"RandomAffine needs pictures of shape (height, width) or (channels, height, width), "
                                   f"got {tuple(shape)}")
-        if not 0 <= scale < 1 or min(rotate, shear, shift) < 0:
+        if not (0 <= scale < 1 and all(0 <= amount < float("inf") for amount in (rotate, shear, shift))):
             raise ExperimentError("RandomAffine: scale must be in [0, 1) and rotate, shear and shift not negative, "
                                   f"got {scale}, {rotate}, {shear} and {shift}")
         self.shape = (1, *shape) if len(shape) == 2 else tuple(shape)
@@ -41,9 +41,11 @@ class RandomAffine(nn.Module):
         """Pictures (n, *shape) or (n, values) to others of the same shape."""
         if not self.training:
             return pictures
-        images = pictures.reshape(len(pictures), *self.shape)
-        grid = affine_grid(self._matrices(len(images), images), list(images.shape), align_corners=False)
-        return grid_sample(images, grid, align_corners=False).reshape(pictures.shape)
+        with torch.autocast(pictures.device.type, enabled=False):  # places need more digits than bfloat16 has
+            images = pictures.reshape(len(pictures), *self.shape).to(
+                torch.promote_types(pictures.dtype, torch.float32))
+            grid = affine_grid(self._matrices(len(images), images), list(images.shape), align_corners=False)
+            return grid_sample(images, grid, align_corners=False).reshape(pictures.shape).to(pictures.dtype)
 
     def _matrices(self, n: int, like: Tensor) -> Tensor:
         """(n, 2, 3) maps from places in the result to places in the picture, where both axes go from -1 to 1."""

@@ -28,7 +28,8 @@ class TrainConfig:
         batch_size: pairs per step; an epoch is cut into equal batches of at most this size.
         learning_rate: of the optimizer.
         schedule: "constant", or "cosine": up from zero during the first tenth of ``max_epochs`` and down to zero at
-            their end, step by step. Patience of less than ``max_epochs`` cuts that short.
+            their end, step by step. Patience of less than ``max_epochs`` cuts that short; a resumed run can't change
+            ``max_epochs`` then.
         optimizer: "adam", or "rmsprop" (mean square decayed by 0.9, as published CorrNets were trained).
         max_epochs: the end of training at the latest.
         keep: "best", the weights of the epoch with the best validation MRR; or "last", those of the last epoch, as

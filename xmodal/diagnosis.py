@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from xmodal.covariance import batch_moments
 from xmodal.data import Batch
 from xmodal.linalg import describe_spectrum
-from xmodal.networks import evaluating
+from xmodal.networks import CorrNet, evaluating
 
 
 def diagnose(model: nn.Module, batch: Batch) -> str:
@@ -32,7 +32,20 @@ def diagnose(model: nn.Module, batch: Batch) -> str:
         moments = batch_moments(a, b)
         findings.append(f"covariance of view1: {describe_spectrum(moments.S11)}")
         findings.append(f"covariance of view2: {describe_spectrum(moments.S22)}")
+    if isinstance(model, CorrNet):
+        bad = _bad_outputs(model, batch)
+        advice = ["the weights have grown too large: try a smaller learning_rate or clip_norm"]
+        findings += bad + (advice if bad and not broken else [])
     return "; ".join(findings) or "inputs and parameters are finite"
+
+
+def _bad_outputs(model: CorrNet, batch: Batch) -> list[str]:
+    """Which codes and reconstructions of a CorrNet are not finite."""
+    with evaluating(model):
+        from_x, from_y = model.reconstruct(x=batch.view1), model.reconstruct(y=batch.view2)
+        outputs = {"code of view1": model.embed_view1(batch.view1), "code of view2": model.embed_view2(batch.view2),
+                   "view1 restored from itself": from_x[0], "view2 restored from itself": from_y[1]}
+    return [finding for name, values in outputs.items() for finding in _bad_rows(name, values, batch)]
 
 
 def _bad_rows(what: str, values: Tensor, batch: Batch) -> list[str]:

@@ -16,6 +16,7 @@ from xmodal.metrics import (
     DIRECTIONS,
     bootstrap_interval,
     canonical_correlation,
+    mean_squared_errors,
     retrieval_metrics,
     retrieval_ranks,
     sum_correlation,
@@ -123,14 +124,13 @@ def restore(model: CorrNet, x: Tensor, y: Tensor) -> dict[str, Tensor]:
 def restoring_errors(model: CorrNet, data: PairedData, split: str = "test", *, n_test: int | None = None,
                      device: str | torch.device = "cpu", precision: str = "float32") -> dict[str, float]:
     """Mean squared errors of what is restored, over all values of all pairs, by the names of :func:`restore`."""
-    chosen, sums = _chosen(data, split, n_test), dict[str, float]()
+    def batches() -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        for batch in pair_batches(_chosen(data, split, n_test), EMBED_BATCH, device=device):
+            restored = restore(model, batch.view1, batch.view2)
+            yield restored, {name: batch.view1 if name.startswith("view1") else batch.view2 for name in restored}
+
     with evaluating(model), tower_precision(precision, device):
-        for batch in pair_batches(chosen, EMBED_BATCH, device=device):
-            for name, restored in restore(model, batch.view1, batch.view2).items():
-                items = batch.view1 if name.startswith("view1") else batch.view2
-                error = (restored - items).square().mean(dtype=torch.float64).item()
-                sums[name] = sums.get(name, 0.0) + len(items) * error
-    return {name: total / len(chosen) for name, total in sums.items()}
+        return mean_squared_errors(batches())
 
 
 def _partner_labels(split: PairSplit) -> Tensor | None:

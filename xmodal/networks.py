@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from xmodal.errors import DataError
+from xmodal.errors import DataError, ExperimentError
 from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection
 
 
@@ -88,7 +88,8 @@ class CorrNet(nn.Module):
 
     The shared space is that of the codes: ``embed_view1(x)`` is ``h(x)``, ``embed_view2(y)`` is ``h(y)``. Nothing is
     estimated on the side, so there is nothing to refit; train and eval mode differ as the parts do. In train mode an
-    item of zeros takes part in each encoder's batch, so that batch norm knows it.
+    item of zeros takes part in each encoder's batch, so that batch norm knows it. Under autocast the encoders run in
+    low precision, codes and decoders in float32.
 
     :class:`xmodal.objectives.CorrNetObjective` trains it. ``extras`` of the result hold the items as ``view1`` and
     ``view2``, the code of both views as ``code``, and the reconstructions ``view1_from_both``, ``view1_from_view1``,
@@ -112,15 +113,10 @@ class CorrNet(nn.Module):
         """The codes of x (n, *shape1) and of y (n, *shape2), each without the other view, and the extras above."""
         _check_rows(x, y)
         (part1, absent1), (part2, absent2) = _with_absent(self.encoder1, x), _with_absent(self.encoder2, y)
-        codes = {"both": self._f(part1 + part2), "view1": self._f(part1 + absent2), "view2": self._f(absent1 + part2)}
-        precision = _current_autocast(x.device.type)  # the towers': objectives are computed outside of it
-
-        def decode(decoder: nn.Module, source: str) -> Tensor:
-            with precision:
-                return decoder(codes[source])
-
-        makers = {f"{view}_from_{source}": partial(decode, decoder, source)
-                  for view, decoder in (("view1", self.decoder1), ("view2", self.decoder2)) for source in codes}
+        codes = {"both": self._f(part1, part2), "view1": self._f(part1, absent2), "view2": self._f(absent1, part2)}
+        makers = {f"{view}_from_{source}": partial(_decoded, decoder, code)
+                  for view, decoder in (("view1", self.decoder1), ("view2", self.decoder2))
+                  for source, code in codes.items()}
         return Embedded(codes["view1"], codes["view2"],
                         extras=_Lazily({"view1": x, "view2": y, "code": codes["both"]}, makers))
 
@@ -132,7 +128,7 @@ class CorrNet(nn.Module):
         """
         if x is not None and y is not None:
             _check_rows(x, y)
-            return self._f(self.encoder1(x) + self.encoder2(y))
+            return self._f(self.encoder1(x), self.encoder2(y))
         if x is not None:
             return self._code_of_one(x, self.encoder1, self.encoder2, self.decoder2)
         if y is not None:
@@ -141,12 +137,16 @@ class CorrNet(nn.Module):
 
     def _code_of_one(self, items: Tensor, encoder: nn.Module, other: nn.Module, other_decoder: nn.Module) -> Tensor:
         part = encoder(items)
-        absent = torch.zeros_like(other_decoder(torch.zeros_like(part[:1])))  # a decoder knows the shape of its items
-        return self._f(part + other(absent))
+        absent = torch.zeros_like(_decoded(other_decoder, part[:1].float()))  # a decoder knows the shape of its items
+        return self._f(part, other(absent))
 
-    def _f(self, total: Tensor) -> Tensor:
+    def _f(self, part: Tensor, other: Tensor) -> Tensor:
         """Codes are float32 at the least, whatever precision the encoders run in."""
-        return self.nonlinearity(total.to(torch.promote_types(total.dtype, torch.float32)))
+        if part.shape[1:] != other.shape[1:]:
+            raise ExperimentError(f"CorrNet's encoders must have outputs of one shape; items become "
+                                  f"{tuple(part.shape[1:])} and {tuple(other.shape[1:])}")
+        dtype = torch.promote_types(torch.promote_types(part.dtype, other.dtype), torch.float32)
+        return self.nonlinearity(part.to(dtype) + other.to(dtype))
 
     def reconstruct(self, x: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both views, (n, *shape1) and (n, *shape2), restored from pairs or from one view alone; call it in eval mode.
@@ -158,7 +158,7 @@ class CorrNet(nn.Module):
 
     def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """What the decoders make of codes (n, k): (n, *shape1) and (n, *shape2)."""
-        return self.decoder1(code), self.decoder2(code)
+        return _decoded(self.decoder1, code), _decoded(self.decoder2, code)
 
     def embed_view1(self, x: Tensor) -> Tensor:
         """x (n, *shape1) to its code (n, k) without view 2; call it in eval mode."""
@@ -184,9 +184,10 @@ def _with_absent(encoder: nn.Module, items: Tensor) -> tuple[Tensor, Tensor]:
     return part[:-1], part[-1:]
 
 
-def _current_autocast(device_type: str) -> torch.autocast:
-    return torch.autocast(device_type, dtype=torch.get_autocast_dtype(device_type),
-                          enabled=torch.is_autocast_enabled(device_type))
+def _decoded(decoder: nn.Module, code: Tensor) -> Tensor:
+    """Decoders don't run in bfloat16: what a sigmoid rounds to 1 there has no gradient left."""
+    with torch.autocast(code.device.type, enabled=False):
+        return decoder(code)
 
 
 class _Lazily(Mapping[str, Tensor]):
@@ -199,6 +200,9 @@ class _Lazily(Mapping[str, Tensor]):
         if name not in self._made:
             self._made[name] = self._makers[name]()
         return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made or name in self._makers
 
     def __iter__(self) -> Iterator[str]:
         return iter({**self._made, **self._makers})

@@ -11,11 +11,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from xmodal.covariance import pearson
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded, LengthNorm
+
+#: Below this a cross-entropy's logarithm stays where it is: a normal number in float32.
+LEAST_PROBABILITY = 2e-38
 
 
 class TraceNorm(nn.Module):
@@ -216,8 +219,10 @@ class CorrNetObjective(nn.Module):
                  restore: Literal["all", "absent"] = "all") -> None:
         super().__init__()
         weights = {"both": both, "from_view1": from_view1, "from_view2": from_view2, "correlation": correlation}
-        if not all(0 <= weight < float("inf") for weight in weights.values()) or not any(weights.values()):
-            raise ExperimentError(f"CorrNetObjective: weights must not be negative, and not all 0; got {weights}")
+        numbers = all(isinstance(weight, int | float) and 0 <= weight < float("inf") for weight in weights.values())
+        if not numbers or not any(weights.values()):
+            raise ExperimentError(f"CorrNetObjective: weights must be numbers, none negative and not all 0; got "
+                                  f"{weights}")
         if error not in ("squared", "cross_entropy"):
             raise ExperimentError(f"CorrNetObjective: error must be squared or cross_entropy, got {error!r}")
         if restore not in ("all", "absent"):
@@ -246,19 +251,22 @@ class CorrNetObjective(nn.Module):
         for view in views:
             target, restored = embedded.extras[f"view{view}"], embedded.extras[f"view{view}_from_{source}"]
             if restored.shape != target.shape:
-                raise ExperimentError(f"decoder{view} must restore items of shape {tuple(target.shape[1:])}, got "
-                                      f"{tuple(restored.shape[1:])}")
+                shape, got = tuple(target.shape[1:]), tuple(restored.shape[1:])
+                end = f"; end it in nn.Unflatten(1, {shape})" if restored.numel() == target.numel() else ""
+                raise ExperimentError(f"decoder{view} must restore items of shape {shape}, got {got}{end}")
             errors.append(self._error(restored.to(target.dtype), target))  # target: never less than float32
         return torch.stack(errors).sum()
 
     def _error(self, restored: Tensor, target: Tensor) -> Tensor:
         if self.error == "squared":
             return mse_loss(restored, target)
-        try:
-            return binary_cross_entropy(restored, target)
-        except RuntimeError as error:
+        if any(bool(((values < 0) | (values > 1)).any()) for values in (restored, target)):
             raise ExperimentError("CorrNetObjective(error='cross_entropy') needs items and reconstructions within "
-                                  "[0, 1]; let the decoders end in a sigmoid, or use error='squared'") from error
+                                  "[0, 1]; let the decoders end in a sigmoid, or use error='squared'")
+        # torch's own function calls NaN out of range, too, and so would hide that a training diverged
+        logs = (target * restored.clamp(min=LEAST_PROBABILITY).log()
+                + (1 - target) * (1 - restored).clamp(min=LEAST_PROBABILITY).log())
+        return -logs.mean()
 
     def extra_repr(self) -> str:
         weights = ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items())

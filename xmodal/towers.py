@@ -106,7 +106,7 @@ def tied_decoder(encoder: nn.Module, nonlinearity: Callable[[], nn.Module] | Non
         ExperimentError: no linear layer, or several and no nonlinearity between them, or a layer with weights that is
             neither linear nor batch norm.
     """
-    layers = [layer for layer in encoder.modules() if isinstance(layer, nn.Linear)]
+    layers = [layer for _, layer in encoder.named_modules(remove_duplicate=False) if isinstance(layer, nn.Linear)]
     others = [type(layer).__name__ for layer in encoder.modules() if not isinstance(layer, nn.Linear | nn.BatchNorm1d)
               and any(True for _ in layer.parameters(recurse=False))]
     if not layers or others:
@@ -116,9 +116,9 @@ def tied_decoder(encoder: nn.Module, nonlinearity: Callable[[], nn.Module] | Non
         raise ExperimentError(f"tied_decoder: the encoder has {len(layers)} linear layers; say which nonlinearity the "
                               "decoder has between them")
     steps: list[nn.Module] = []
-    for layer in reversed(layers):
+    for position, layer in reversed(list(enumerate(layers))):
         steps.append(_Transposed(layer))
-        if layer is not layers[0] and nonlinearity is not None:
+        if position > 0 and nonlinearity is not None:
             steps.append(nonlinearity())
     return nn.Sequential(*steps, *([output()] if output is not None else []))
 

@@ -11,6 +11,7 @@ repository's root; the data by prepare_data.py mnist_halves.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from itertools import chain
@@ -23,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.mnist_halves.rows import CLASSIFIER, DIM, HALF, LINEAR_CCA, RAW, SINGLE_VIEW, TABLES, Row
 from benchmarks.trainings import MODELS, RESULTS, at, finished, keep, machine, spread, train
 from xmodal import PairedData, evaluate, load_data, load_experiment
+from xmodal.atomic import replacing
 from xmodal.augment import RandomAffine
 from xmodal.data import pair_batches
 from xmodal.evaluator import embed, linear_cca_baseline
@@ -50,8 +52,8 @@ def run_row(row: Row, data: PairedData, seed: int) -> None:
     network, about = train(data, experiment.config, row.build_model or experiment.build_model,
                            row.build_objective or experiment.build_objective, seed)
     precision = experiment.config.precision
-    for name, view in {row.name: lambda model: model, **row.parts}.items():
-        keep(FILE, {"row": name, **about, **tested(view(network), data, precision)})
+    views = {row.name: lambda model: model, **row.parts}
+    keep(FILE, *({"row": name, **about, **tested(view(network), data, precision)} for name, view in views.items()))
 
 
 def run_linear_cca(data: PairedData) -> dict[str, Any]:
@@ -103,6 +105,14 @@ def run(row: Row, data: PairedData, seed: int | None) -> None:
         run_row(row, data, seed)
     elif row.name in OTHERS:
         keep(FILE, {"row": row.name, "seed": seed, "machine": machine(), **OTHERS[row.name](data, seed)})
+
+
+def same_settings(row: Row, result: dict[str, Any]) -> bool:
+    """Whether a result came from the CONFIG that the model file has now; other settings are trained again."""
+    if row.model is None:
+        return True
+    config = load_experiment(MODELS / f"{row.model}.py", row.overrides).config
+    return bool(result.get("config") == dataclasses.asdict(config))
 
 
 # -- tables -------------------------------------------------------------------------------------------------------
@@ -160,7 +170,8 @@ def write_tables() -> None:
         head, _, rest = text.partition(begin)
         text = f"{head}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
         print(f"\n{name}\n{content}")
-    DOC.write_text(text)
+    with replacing(DOC) as path:
+        path.write_text(text)
 
 
 def main() -> None:
@@ -183,7 +194,8 @@ def main() -> None:
             if data is None or (rows[name].model is None and name not in OTHERS):
                 continue
             wanted_seed = None if name in ONCE else seed
-            if not any(result["seed"] == wanted_seed for result in results_of(name)):
+            if not any(result["seed"] == wanted_seed and same_settings(rows[name], result)
+                       for result in results_of(name)):
                 print(name if wanted_seed is None else f"{name}, seed {seed}", file=sys.stderr, flush=True)
                 run(rows[name], data, wanted_seed)
     write_tables()

@@ -66,11 +66,11 @@ class WithoutReadout:
 
     def embed_view1(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.norm(self.tower1(x))
+            return self.norm(self.tower1(x).float())
 
     def embed_view2(self, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.norm(self.tower2(y))
+            return self.norm(self.tower2(y).float())
 
 
 def corrnet(both: float, single: float, correlation: float) -> Callable[[], nn.Module]:

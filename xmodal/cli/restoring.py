@@ -52,6 +52,8 @@ def check_out(args: argparse.Namespace) -> None:
         raise DataError("--out names one picture: give it with either --reconstruct or --walk")
     if args.out.suffix.lower() != ".png":
         raise DataError(f"--out {args.out}: expected a file that ends in .png, got {args.out.suffix or 'no suffix'}")
+    if args.out.is_dir():
+        raise DataError(f"--out {args.out} is a folder; expected the name of a file")
     if not args.out.parent.is_dir():
         raise DataError(f"--out {args.out}: there is no folder {args.out.parent}")
 

@@ -125,6 +125,11 @@ def _same_experiment(run: RunFolder, about: dict[str, Any], overrides: dict[str,
         name = changed[0]
         raise CheckpointError(f"{run.path} was started with {name}={about['config'][name]!r}; a resumed run keeps its "
                               "settings (only max_epochs may change); --tag starts another")
+    longer = overrides.get("max_epochs", about["config"].get("max_epochs")) != about["config"].get("max_epochs")
+    if longer and about["config"].get("schedule") == "cosine":
+        raise CheckpointError(f"{run.path} was started with schedule='cosine' over max_epochs="
+                              f"{about['config']['max_epochs']}: another max_epochs would be another schedule; --tag "
+                              "starts another run")
     return experiment_of(run, {**about, "config": {**about["config"], **overrides}})
 
 

@@ -1,7 +1,8 @@
-"""Ranks and what follows from ranks, correlations, transfer between views, bootstrap. Never sees a model."""
+"""Ranks and what follows from ranks, correlations, transfer between views, restoring, bootstrap. Never sees a model."""
 from xmodal.metrics.bootstrap import Interval, bootstrap_interval, paired_bootstrap_difference
 from xmodal.metrics.correlation import canonical_correlation, sum_correlation
 from xmodal.metrics.ranks import Ranks, retrieval_ranks
+from xmodal.metrics.restoring import mean_squared_errors
 from xmodal.metrics.retrieval import DIRECTIONS, PRIMARY, Primary, rank_metrics, retrieval_metrics
 from xmodal.metrics.transfer import TransferAccuracy, transfer_accuracy, transfer_folds
 
@@ -14,6 +15,7 @@ __all__ = [
     "TransferAccuracy",
     "bootstrap_interval",
     "canonical_correlation",
+    "mean_squared_errors",
     "paired_bootstrap_difference",
     "rank_metrics",
     "retrieval_metrics",

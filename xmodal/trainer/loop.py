@@ -58,11 +58,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What :func:`fit` returns; the model itself holds the best weights."""
+    """What :func:`fit` returns; the model itself holds the weights of ``best_epoch``."""
 
     log: list[dict[str, Any]]  #: a line per epoch, as in log.jsonl
-    best_epoch: int
-    best_value: float  #: of the primary metric on the validation pairs
+    best_epoch: int  #: the last one with ``keep="last"``
+    best_value: float  #: its primary metric on the validation pairs
     finished: str  #: "patience", "max_epochs", or "interrupted by SIGINT"
     signal: int | None = None  #: the signal that stopped training, if one did
 
@@ -70,7 +70,8 @@ class FitResult:
 def fit(model: Model, objective: nn.Module, data: PairedData, config: TrainConfig, *, seed: int = 23,
         run: RunFolder | None = None, resume: bool = False, device: str | torch.device = "cpu",
         display: Display | None = None) -> FitResult:
-    """Trains ``model`` on ``data.train`` and keeps the weights that do best on ``data.valid``.
+    """Trains ``model`` on ``data.train`` and keeps the weights that do best on ``data.valid`` (or the last ones, if
+    ``config.keep`` says so).
 
     Each epoch: shuffled batches, a refit of the head's statistics on all training pairs, validation. Without a better
     validation MRR for ``config.patience`` epochs, the best model is reloaded with its optimizer state and refined with
@@ -206,8 +207,8 @@ class _Training:
         return diagnose(self.model, batch) + self._kept()
 
     def _kept(self) -> str:
-        best = self.progress.best_epoch
-        return f"; the best model so far (epoch {best}) is kept" if best else ""
+        best, which = self.progress.best_epoch, "best" if self.config.keep == "best" else "last"
+        return f"; the {which} model so far (epoch {best}) is kept" if best else ""
 
     def _end_epoch(self) -> None:
         progress, started = self.progress, time.perf_counter()
