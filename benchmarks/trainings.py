@@ -30,9 +30,10 @@ def train(data: PairedData, config: TrainConfig, build_model: Callable[..., Any]
     result = fit(network, objective, data, config, seed=seed)
     if result.signal is not None:
         raise SystemExit(128 + result.signal)
-    return network, {"config": dataclasses.asdict(config), "seconds": time.perf_counter() - started,
-                     "cpu_seconds": time.process_time() - cpu_started, "epochs": len(result.log), "best_epoch": result.best_epoch, "valid_mrr": result.best_value,
-                     "seed": seed, "machine": machine()}
+    about = {"config": dataclasses.asdict(config), "seconds": time.perf_counter() - started,
+             "cpu_seconds": time.process_time() - cpu_started, "epochs": len(result.log),
+             "best_epoch": result.best_epoch, "valid_mrr": result.best_value, "seed": seed, "machine": machine()}
+    return network, about
 
 
 def machine() -> str:

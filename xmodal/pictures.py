@@ -17,7 +17,7 @@ MOST_BARS = 64
 MOST_NUMBERS = 10
 DPI = 100
 # All in pixels. Eight cells side by side, or eleven smaller ones, are as wide as a page of GitHub.
-SHEET_CELL, STRIP_CELL = 98, 78
+SHEET_CELL, STRIP_CELL = 104, 78
 GAP, GROUP_GAP, MARGIN = 4, 18, 6
 TITLE_LINE, LABEL, NUMBERS = 14, 18, 14
 INK = "#0072B2"
@@ -50,7 +50,7 @@ def reconstruction_sheet(view1: Sequence[Tensor], view2: Sequence[Tensor], style
     sources = ("view 1 alone", "view 2 alone", "both")
     titles = [title for view in (1, 2) for title in (f"view {view}", *(f"view {view} from\n{s}" for s in sources))]
     rows = [[(values[i], style) for values, style in columns] for i in range(len(view1[0]))]
-    return _grid(rows, titles, [], SHEET_CELL, tallest=1.35, group=4)
+    return _grid(rows, titles, [], SHEET_CELL, tallest=1.2, group=4)
 
 
 def walk_strip(view1: Tensor, view2: Tensor, steps: Sequence[float], styles: Sequence[ViewStyle]) -> Figure:
