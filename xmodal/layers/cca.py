@@ -1,16 +1,16 @@
-"""Heads: what maps the outputs of two towers into the shared space."""
+"""The differentiable CCA layer."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from xmodal.covariance import Moments, PairCovariance, batch_moments, blend, pearson
-from xmodal.errors import DataError, ExperimentError, NumericalError
+from xmodal.errors import ExperimentError, NumericalError
+from xmodal.layers.embedded import Embedded, check_widths, least_precision, result_dtype
 from xmodal.linalg import (
     CCASolution,
     PolarFactor,
@@ -28,15 +28,6 @@ AUTO_PAIRS_PER_DIMENSION = 50
 FEW_PAIRS_PER_DIMENSION = 10
 
 
-class Embedded(NamedTuple):
-    """What every model returns for a batch of n pairs."""
-
-    view1: Tensor  #: (n, d) coordinates in the shared space
-    view2: Tensor  #: (n, d)
-    correlations: Tensor | None = None  #: (d,) canonical correlations of this batch; CCA heads only
-    extras: Mapping[str, Tensor] = MappingProxyType({})  #: what particular objectives ask for, by name
-
-
 def effective_sample_size(n: int, alpha: float) -> float:
     """Pairs that covariances blended by ``alpha`` from batches of ``n`` amount to: ``n (2 − α)/α``.
 
@@ -48,47 +39,6 @@ def effective_sample_size(n: int, alpha: float) -> float:
 def auto_alpha(n: int, dim: int) -> float:
     """Largest alpha ≤ 1 with an effective sample size of at least 50 pairs per dimension."""
     return min(1.0, 2 * n / (AUTO_PAIRS_PER_DIMENSION * dim + n))
-
-
-class LengthNorm(nn.Module):
-    """Rows of length (almost) one: ``z / √(‖z‖² + ε²)``, finite with a finite gradient at zero."""
-
-    def __init__(self, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, z: Tensor) -> Tensor:
-        wide = z.to(_result_dtype(z))  # ε² underflows in float16
-        return (wide * torch.rsqrt(wide.square().sum(dim=1, keepdim=True) + self.eps**2)).to(z.dtype)
-
-    def extra_repr(self) -> str:
-        return f"eps={self.eps:g}"
-
-
-def _check_widths(name: str, dim: int, a: Tensor, b: Tensor) -> None:
-    for view, z in (("view1", a), ("view2", b)):
-        if z.ndim != 2 or z.shape[1] != dim:
-            raise ExperimentError(f"{name}({dim}) expects tower outputs of shape (n, {dim}); "
-                                  f"{view} has {tuple(z.shape)}")
-        if not z.is_floating_point():
-            raise ExperimentError(f"{name} expects tower outputs of a floating dtype; {view} has {z.dtype}")
-    if len(a) != len(b):
-        raise DataError(f"{name} expects as many rows of view1 as of view2; got {len(a)} and {len(b)}")
-    if len(a) == 0:
-        raise DataError(f"{name} got a batch without rows; it needs at least one pair")
-
-
-def _result_dtype(*inputs: Tensor) -> torch.dtype:
-    """Heads answer in the inputs' own precision, float32 at the least."""
-    dtype = torch.float32
-    for z in inputs:
-        dtype = torch.promote_types(dtype, z.dtype)
-    return dtype
-
-
-def _precision(*inputs: Tensor) -> float:
-    """Relative precision of the least precise input."""
-    return max(torch.finfo(z.dtype).eps for z in inputs)
 
 
 class CCALayer(nn.Module):
@@ -160,7 +110,7 @@ class CCALayer(nn.Module):
             ExperimentError, DataError: shapes that don't fit.
             NumericalError: a covariance that is not finite or not positive definite; the stored moments stay.
         """
-        _check_widths("CCALayer", self.dim, a, b)
+        check_widths("CCALayer", self.dim, a, b)
         if not self.training:
             z1, z2 = self.embed_view1(a), self.embed_view2(b)
             return Embedded(z1, z2, pearson(z1, z2).to(z1.dtype))
@@ -168,7 +118,7 @@ class CCALayer(nn.Module):
             return self._forward_train(a, b)
 
     def _forward_train(self, a: Tensor, b: Tensor) -> Embedded:
-        eps, result = _precision(a, b), _result_dtype(a, b)
+        eps, result = least_precision(a, b), result_dtype(a, b)
         a, b = a.double(), b.double()
         moments = blend(self.moments(), batch_moments(a, b), self.batch_alpha(len(a)))
         L1 = cholesky(ridged(moments.S11, self.r1, eps), "view1's tower output")
@@ -235,7 +185,7 @@ class CCALayer(nn.Module):
         exact, eps = PairCovariance(self.dim, self.dim, device=self.mean1.device), 0.0
         for a, b in outputs:
             exact.update(a, b)
-            eps = max(eps, _precision(a, b))
+            eps = max(eps, least_precision(a, b))
         moments = exact.moments()
         for view, S in (("view1", moments.S11), ("view2", moments.S22)):
             if not bool(torch.isfinite(S).all()):
@@ -284,146 +234,7 @@ class CCALayer(nn.Module):
 
     def _project(self, z: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
-            return ((z.double() - mean) @ projection).to(_result_dtype(z))
+            return ((z.double() - mean) @ projection).to(result_dtype(z))
 
     def extra_repr(self) -> str:
         return f"{self.dim}, r1={self.r1:g}, r2={self.r2:g}, alpha={self.alpha!r}"
-
-
-class CCAReadout(nn.Module):
-    """Linear CCA on top of whatever the towers learn, fitted when the statistics are refitted: it takes no part in
-    training.
-
-    An objective such as :class:`xmodal.objectives.InfoNCE` brings partners close to each other, yet leaves the two
-    views in different places of the space and unshared directions in both. The readout removes what is not shared.
-
-    *Train mode.* The tower outputs as they are.
-
-    *Eval mode.* ``z1 = ρ^power · (a − mean1) U``, ``z2 = ρ^power · (b − mean2) V`` with the canonical directions and
-    correlations ``ρ`` of the pairs of the last refit. At ``power=1`` that is what the other view's canonical
-    coordinates are expected to be, given this view's (their least-squares prediction); at 0 they are
-    :class:`CCALayer`'s own. Gong et al. (2014, IJCV 106) weight so for retrieval, with a power of 4.
-
-    Args:
-        dim: width of both tower outputs and of the shared space.
-        r1, r2: ridges of the covariances, as :class:`CCALayer` has them.
-        power: of the correlations.
-    """
-
-    alpha = 1.0  # nothing is blended
-
-    def __init__(self, dim: int, r1: float = 1e-3, r2: float = 1e-3, power: float = 1.0) -> None:
-        super().__init__()
-        if not 0 <= power < float("inf"):
-            raise ExperimentError(f"CCAReadout: power must not be negative, got {power}")
-        self.cca = CCALayer(dim, r1, r2)
-        self.power = power
-
-    def forward(self, a: Tensor, b: Tensor) -> Embedded:
-        """(n, dim) and (n, dim) tower outputs, as they are in train mode and projected in eval mode."""
-        _check_widths("CCAReadout", self.cca.dim, a, b)
-        if not self.training:
-            return Embedded(self.embed_view1(a), self.embed_view2(b))
-        result = _result_dtype(a, b)
-        return Embedded(a.to(result), b.to(result))
-
-    def refit(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> int:
-        """Fits the CCA to the given pairs of tower outputs; returns how many there were."""
-        return self.cca.refit(outputs)
-
-    def embed_view1(self, a: Tensor) -> Tensor:
-        """(n, dim) tower outputs of view 1 to weighted canonical coordinates; needs nothing of view 2."""
-        return self._weighted(self.cca.embed_view1(a))
-
-    def embed_view2(self, b: Tensor) -> Tensor:
-        """(n, dim) tower outputs of view 2 to weighted canonical coordinates; needs nothing of view 1."""
-        return self._weighted(self.cca.embed_view2(b))
-
-    def _weighted(self, z: Tensor) -> Tensor:
-        return z * self.cca.correlations.clamp(min=0).pow(self.power).to(z.dtype)
-
-    def extra_repr(self) -> str:
-        return f"power={self.power:g}"
-
-
-class LearnedProjection(nn.Module):
-    """A free linear map per view, learned by the loss alone: the control experiment to :class:`CCALayer`.
-
-    ``z1 = (a − mean1) U``, ``z2 = (b − mean2) V`` with trained ``U``, ``V`` (dim, dim), initially random orthogonal.
-
-    *Train mode* centres by the batch's means blended with the stored ones by ``alpha``, and stores them. *Eval mode*
-    centres by the stored means and changes nothing. ``refit`` sets them to the exact ones.
-
-    Args:
-        dim: width of both tower outputs and of the shared space.
-        alpha: weight of the current batch in the running means, in (0, 1].
-    """
-
-    mean1: Tensor
-    mean2: Tensor
-    count: Tensor
-
-    def __init__(self, dim: int, alpha: float = 1.0) -> None:
-        super().__init__()
-        if not (isinstance(alpha, int | float) and 0 < alpha <= 1):
-            raise ExperimentError(f"LearnedProjection: alpha must be in (0, 1], got {alpha!r}")
-        self.dim, self.alpha = dim, alpha
-        self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim)))
-        self.V = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim)))
-        self.register_buffer("mean1", torch.zeros(dim))
-        self.register_buffer("mean2", torch.zeros(dim))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, a: Tensor, b: Tensor) -> Embedded:
-        """(n, dim) and (n, dim) tower outputs to (n, dim) coordinates; shapes that don't fit raise."""
-        _check_widths("LearnedProjection", self.dim, a, b)
-        if not self.training:
-            return Embedded(self.embed_view1(a), self.embed_view2(b))
-        with torch.autocast(a.device.type, enabled=False):
-            result = _result_dtype(a, b)
-            a, b = a.to(result), b.to(result)
-            alpha = self.alpha if self.has_statistics else 1.0
-            mean1 = (1 - alpha) * self.mean1 + alpha * a.mean(dim=0)
-            mean2 = (1 - alpha) * self.mean2 + alpha * b.mean(dim=0)
-            self._store(mean1, mean2, self.count + len(a))
-            return Embedded((a - mean1) @ self.U.to(result), (b - mean2) @ self.V.to(result))
-
-    @property
-    def has_statistics(self) -> bool:
-        """Whether any batch or refit has filled the means."""
-        return bool(self.count > 0)
-
-    def _store(self, mean1: Tensor, mean2: Tensor, count: int | Tensor) -> None:
-        with torch.no_grad():
-            self.mean1.copy_(mean1)
-            self.mean2.copy_(mean2)
-            self.count.copy_(torch.as_tensor(count))
-
-    def refit(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> int:
-        """Sets the means to the exact ones of the given pairs of tower outputs; returns how many there were."""
-        count = 0
-        total1, total2 = torch.zeros_like(self.mean1.double()), torch.zeros_like(self.mean2.double())
-        with torch.no_grad():
-            for a, b in outputs:
-                count += len(a)
-                total1 += a.double().sum(dim=0)
-                total2 += b.double().sum(dim=0)
-        if count:
-            self._store(total1 / count, total2 / count, count)
-        return count
-
-    def embed_view1(self, a: Tensor) -> Tensor:
-        """(n, dim) tower outputs of view 1 to coordinates; needs nothing of view 2."""
-        return self._project(a, self.mean1, self.U)
-
-    def embed_view2(self, b: Tensor) -> Tensor:
-        """(n, dim) tower outputs of view 2 to coordinates; needs nothing of view 1."""
-        return self._project(b, self.mean2, self.V)
-
-    def _project(self, z: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
-            result = _result_dtype(z)
-            return (z.to(result) - mean) @ projection.to(result)
-
-    def extra_repr(self) -> str:
-        return f"{self.dim}, alpha={self.alpha:g}"
