@@ -137,13 +137,13 @@ def cells(name: str, published: tuple[float | None, float, float] | None) -> lis
 def table(rows: list[Row]) -> str:
     """Markdown; the published columns only where something was published."""
     header = ["", "sum corr., published", "ours", "canonical corr.", "left → right, published", "ours",
-              "right → left, published", "ours", "MRR", "CPU s"]
+              "right → left, published", "ours", "MRR", "CPU s", "published by"]
     lines = []
     for row in rows:
-        lines.append([row.name, *cells(row.name, row.published)])
-        lines += [[name, *cells(name, None)] for name in row.parts]
+        lines.append([row.name, *cells(row.name, row.published), row.source])
+        lines += [[name, *cells(name, None), ""] for name in row.parts]
     if not any(row.published for row in rows):
-        drop = {1, 4, 6}
+        drop = {1, 4, 6, 10}
         header = ["", "sum corr.", "canonical corr.", "left → right", "right → left", "MRR", "CPU s"]
         lines = [[cell for i, cell in enumerate(line) if i not in drop] for line in lines]
     return markdown([header, *lines])
