@@ -10,6 +10,7 @@ import torch
 
 from xmodal.config import _RULES, TrainConfig, field_problems, load_experiment, parse_override
 from xmodal.errors import ExperimentError
+from xmodal.linear import ClosedForm, LinearCCA
 from xmodal.networks import TwoTower
 
 MODELS = sorted((Path(__file__).parent.parent / "models").glob("*.py"))
@@ -211,7 +212,7 @@ def test_null_bytes(model_file):
 
 
 def test_config_and_functions_of_the_wrong_type(model_file):
-    path = model_file("CONFIG = {'batch_size': 3}\nbuild_model = 3\nbuild_objective = None\n")
+    path = model_file("CONFIG = {'batch_size': 3}\nbuild_model = 3\nbuild_objective = 'x'\n")
     text = message_of(path)
     assert "CONFIG must be a TrainConfig, got dict" in text
     assert "build_model must be a function, got int" in text and "build_objective must be a function" in text
@@ -247,6 +248,37 @@ def test_parse_override_needs_both_sides(text):
         parse_override(text)
 
 
+CLOSED = '''"""A toy."""
+from xmodal import LinearCCA, TrainConfig
+
+CONFIG = TrainConfig(dim_latent=3)
+
+def build_model(view1_shape, view2_shape):
+    return LinearCCA(CONFIG.dim_latent, r1=CONFIG.r1)
+
+build_objective = None
+'''
+
+
+def test_a_closed_form_has_no_objective_and_says_so(model_file):
+    path = model_file(CLOSED)
+    experiment = load_experiment(path, {"r1": 0.5})
+    assert experiment.build_objective() is None
+    model = experiment.build_model((5,), (4,))
+    assert isinstance(model, LinearCCA) and (model.n_components, model.r1) == (3, 0.5)
+    assert "build_objective is missing" in message_of(model_file(CLOSED.replace("build_objective = None", "")))
+    wrong = load_experiment(model_file(CLOSED.replace("return LinearCCA", "return (lambda *a, **k: 3)")))
+    with pytest.raises(ExperimentError, match=r"an estimator of xmodal\.linear, got int"):
+        wrong.build_model((5,), (4,))
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "batch_size", "max_epochs", "precision", "gamma"])
+def test_what_a_closed_form_does_not_read_can_not_be_set(model_file, field):
+    value = {"precision": "bf16"}.get(field, 2)
+    assert f"{field} has no effect: nothing in the file reads CONFIG.{field}" in message_of(model_file(CLOSED),
+                                                                                          overrides={field: value})
+
+
 # -- every experiment in models/ -------------------------------------------------------------------------------------
 
 def shapes_of(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -255,12 +287,17 @@ def shapes_of(path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def test_discovery_found_the_experiments():
     names = {path.stem for path in MODELS}
-    assert len(names) >= 15
+    assert len(names) >= 24 and len(TRAINED) >= 16
     assert names >= {f"{data}_{kind}" for data in ("digits", "mnist_halves", "iapr")
                      for kind in ("ccal_tno", "learned_cont", "ccal_cont")}
+    assert {path.stem for path in CLOSED_FORM} == {f"{data}_{kind}" for data in SHAPES for kind in ("cca", "kcca")}
 
 
+CLOSED_FORM = [path for path in MODELS if "build_objective = None" in path.read_text(encoding="utf-8")]
+TRAINED = [path for path in MODELS if path not in CLOSED_FORM]
 every_model = pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+every_trained = pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+every_closed_form = pytest.mark.parametrize("path", CLOSED_FORM, ids=lambda path: path.stem)
 
 
 @every_model
@@ -278,7 +315,7 @@ def test_experiment_is_short_and_self_contained(path):
 
 
 @pytest.mark.filterwarnings("ignore:CCALayer")      # a small batch will do here
-@every_model
+@every_trained
 def test_experiment_takes_a_finite_step_and_comes_back_from_its_weights(path):
     experiment = load_experiment(path)
     shapes, dim = shapes_of(path), experiment.config.dim_latent
@@ -304,10 +341,26 @@ def test_experiment_takes_a_finite_step_and_comes_back_from_its_weights(path):
     assert z1.shape == z2.shape == (7, dim) and torch.isfinite(z1).all() and torch.isfinite(z2).all()
 
 
-@every_model
+@every_trained
 def test_experiment_obeys_overrides(path):
     model = load_experiment(path, {"dim_latent": 6}).build_model(*shapes_of(path))
     assert model.eval().embed_view1(torch.rand(2, *shapes_of(path)[0])).shape == (2, 6)
+
+
+@pytest.mark.filterwarnings("ignore:view")      # of 60 pairs for more columns
+@every_closed_form
+def test_closed_form_experiment_fits_obeys_overrides_and_comes_back_from_its_weights(path):
+    experiment = load_experiment(path, {"dim_latent": 6, "r1": 0.05})
+    assert experiment.build_objective() is None
+    shapes = shapes_of(path)
+    model = experiment.build_model(*shapes)
+    assert isinstance(model, ClosedForm) and model.r1 == 0.05
+    x, y = (torch.rand(60, *shape) for shape in shapes)
+    z1, z2 = model.fit_batches([(x, y)]).embed_view1(x[:7]), model.embed_view2(y[:7])
+    assert z1.shape == z2.shape == (7, 6) and torch.isfinite(z1).all() and torch.isfinite(z2).all()
+    again = experiment.build_model(*shapes)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.embed_view1(x[:7]), z1) and torch.equal(again.embed_view2(y[:7]), z2)
 
 
 @pytest.mark.parametrize("kind", ["ccal_tno", "learned_cont", "ccal_cont"])

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmodal.data import PairedData, PairSplit, n_batches, pair_batches, read_h5, view_batches, write_h5
+from xmodal.data import PairedData, PairSplit, lone_batches, n_batches, pair_batches, read_h5, view_batches, write_h5
 from xmodal.data import batches as batches_module
 from xmodal.errors import DataError
 
@@ -281,3 +281,18 @@ def test_read_ahead_is_bounded_and_passes_errors_on():
     with pytest.raises(KeyError, match="lost"):
         next(ahead)
     assert not reader_threads()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_lone_batches_are_the_items_that_no_pair_names(on_disk, tmp_path):
+    split = numbered(9, torch.tensor([[0, 3], [2, 3], [2, 0], [8, 1]]), 5)
+    if on_disk:
+        split = streamed(split, tmp_path / "toy.h5")
+    first, second = ([batch[:, 0].abs().tolist() for batch in lone_batches(split, view, 4)] for view in (1, 2))
+    assert first == [[1, 3, 4], [5, 6, 7]] and second == [[2, 4]]
+
+
+def test_without_a_table_no_item_is_alone():
+    assert list(lone_batches(numbered(4), 1, 3)) == list(lone_batches(numbered(4), 2, 3)) == []
+    with pytest.raises(ValueError, match="view must be 1 or 2"):
+        lone_batches(numbered(4), 3, 3)

@@ -109,8 +109,8 @@ def test_a_linear_model_trained_by_trace_norm_finds_linear_cca(correlated_pairs)
                          refinement_steps=0)
     fit(model, TraceNorm(), correlated_pairs, config)
     train = correlated_pairs.train
-    linear = LinearCCA(4, r1=1e-9, r2=1e-9).fit([(train.view1, train.view2)])
-    assert float(model.head.correlations.sum()) == pytest.approx(float(linear.correlations.sum()), abs=0.02)
+    linear = LinearCCA(4, r1=1e-9, r2=1e-9).fit(train.view1, train.view2)
+    assert float(model.head.correlations.sum()) == pytest.approx(float(linear.correlations_.sum()), abs=0.02)
 
 
 @pytest.mark.parametrize("batches", [1, 3, 4, 5, 9, 11])

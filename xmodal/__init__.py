@@ -12,7 +12,7 @@ from xmodal.data import PairedData, PairSplit, load_data
 from xmodal.errors import CheckpointError, DataError, ExperimentError, NumericalError, XmodalError
 from xmodal.evaluator import embed, evaluate
 from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection, LengthNorm
-from xmodal.linear import LinearCCA
+from xmodal.linear import PLS, Identity, KernelCCA, LinearCCA
 from xmodal.metrics import retrieval_metrics
 from xmodal.networks import CorrNet, TwoTower
 from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum
@@ -20,7 +20,35 @@ from xmodal.trainer import fit
 
 __version__ = "0.0.1"
 
-__all__ = ["CCALayer", "CCAReadout", "CheckpointError", "CorrNet", "CorrNetObjective", "DataError", "Embedded",
-           "ExperimentError", "InfoNCE", "LearnedProjection", "LengthNorm", "LinearCCA", "NumericalError", "PairSplit",
-           "PairedData", "PairwiseRanking", "TraceNorm", "TrainConfig", "TwoTower", "WeightedSum", "XmodalError",
-           "embed", "evaluate", "fit", "load_data", "load_experiment", "retrieval_metrics"]
+__all__ = [
+    "PLS",
+    "CCALayer",
+    "CCAReadout",
+    "CheckpointError",
+    "CorrNet",
+    "CorrNetObjective",
+    "DataError",
+    "Embedded",
+    "ExperimentError",
+    "Identity",
+    "InfoNCE",
+    "KernelCCA",
+    "LearnedProjection",
+    "LengthNorm",
+    "LinearCCA",
+    "NumericalError",
+    "PairSplit",
+    "PairedData",
+    "PairwiseRanking",
+    "TraceNorm",
+    "TrainConfig",
+    "TwoTower",
+    "WeightedSum",
+    "XmodalError",
+    "embed",
+    "evaluate",
+    "fit",
+    "load_data",
+    "load_experiment",
+    "retrieval_metrics",
+]

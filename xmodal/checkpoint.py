@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xmodal.atomic import replacing
 from xmodal.errors import CheckpointError, did_you_mean
+from xmodal.linear import ClosedForm
 
 REFINED = "weights_est_UV.safetensors"
 
@@ -128,7 +129,7 @@ class RunFolder:
         with replacing(self.file(name)) as path:  # written by us: a full disk is an OSError then
             path.write_bytes(content)
 
-    def load_weights(self, model: nn.Module, name: str = WEIGHTS) -> dict[str, str]:
+    def load_weights(self, model: nn.Module | ClosedForm, name: str = WEIGHTS) -> dict[str, str]:
         """Fills ``model``, strictly: every name and shape must fit. Returns what the header says about them.
 
         Raises:
@@ -172,8 +173,13 @@ class RunFolder:
         return state
 
 
-def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+def load_strictly(model: nn.Module | ClosedForm, tensors: Mapping[str, Tensor], origin: str) -> None:
     """``model.load_state_dict`` with an error that names the first misfits of each kind."""
+    if isinstance(model, ClosedForm):
+        try:
+            return model.load_state_dict(tensors)
+        except CheckpointError as error:
+            raise CheckpointError(f"{origin} does not fit the model: {error}") from error
     own = model.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - own.keys())

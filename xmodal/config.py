@@ -16,12 +16,15 @@ from typing import Any, Literal
 from torch import nn
 
 from xmodal.errors import ExperimentError, XmodalError, did_you_mean
+from xmodal.linear import ClosedForm
 from xmodal.networks import Model
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How one experiment is trained. Validated when made; all mistakes are reported together.
+
+    A model that is fitted in closed form needs only those fields that its file reads.
 
     Attributes:
         dim_latent: dimension of the shared space.
@@ -121,7 +124,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-#: Fields that only a model file can give an effect; the trainer reads the others.
+#: Fields that only a model file can give an effect; the trainer reads the others, for models that it trains.
 _FOR_THE_FILE = {"dim_latent", "r1", "r2", "rT", "alpha", "weight_tno", "gamma"}
 
 
@@ -144,8 +147,8 @@ class Experiment:
 
     name: str
     config: TrainConfig
-    build_model: Callable[[tuple[int, ...], tuple[int, ...]], Model]
-    build_objective: Callable[[], nn.Module]
+    build_model: Callable[[tuple[int, ...], tuple[int, ...]], Model | ClosedForm]
+    build_objective: Callable[[], nn.Module | None]  #: gives None for a model fitted in closed form
     source: str  #: the text of the file
 
 
@@ -173,13 +176,20 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     problems = _mistakes_in_source(source, path) + field_problems(overrides or {})
     if not problems:
         module = _run(path, source)
-        problems = _mistakes_in_module(module) or _unread(overrides or {}, module.CONFIG, source)
+        problems = _mistakes_in_module(module) or _unread(overrides or {}, module, source)
     if problems:
         raise ExperimentError(f"{path}: {len(problems)} mistake{'s'[:len(problems) > 1]}: " + "; ".join(problems))
     if overrides:
         vars(module)["CONFIG"] = dataclasses.replace(module.CONFIG, **overrides)
-    return Experiment(name or path.stem, module.CONFIG, _users(module.build_model, path, nn.Module),
-                      _users(module.build_objective, path, nn.Module), source)
+    build_objective = _no_objective if module.build_objective is None else \
+        _users(module.build_objective, path, (nn.Module,), "a torch.nn.Module")
+    return Experiment(name or path.stem, module.CONFIG,
+                      _users(module.build_model, path, (nn.Module, ClosedForm),
+                             "a torch.nn.Module, or an estimator of xmodal.linear"), build_objective, source)
+
+
+def _no_objective() -> None:
+    """``build_objective`` of a model that is fitted in closed form."""
 
 
 def _mistakes_in_source(source: str, path: Path) -> list[str]:
@@ -198,7 +208,7 @@ def _mistakes_in_source(source: str, path: Path) -> list[str]:
             names.update(alias.asname or alias.name for alias in leaf.names)
     for required, how in (("CONFIG", "CONFIG = TrainConfig(...)"),
                           ("build_model", "def build_model(view1_shape, view2_shape)"),
-                          ("build_objective", "def build_objective()")):
+                          ("build_objective", "def build_objective()` (`build_objective = None` for a closed form)")):
         if required not in names and "*" not in names:
             problems.append(f"{required} is missing; write `{how}`")
     for node in tree.body:
@@ -266,14 +276,14 @@ def _blaming(path: Path) -> Iterator[None]:
         raise ExperimentError(f"{path}: {where}{what}{error}") from error
 
 
-def _users(function: Callable[..., Any], path: Path, expected: type) -> Callable[..., Any]:
+def _users(function: Callable[..., Any], path: Path, expected: tuple[type, ...], described: str
+           ) -> Callable[..., Any]:
     """A function of the user's file that fails like the file itself, and must return what it promises."""
     def call(*arguments: Any) -> Any:
         with _blaming(path):
             result = function(*arguments)
         if not isinstance(result, expected):
-            raise ExperimentError(f"{path}: {function.__name__} must return a torch.nn.Module, got "
-                                  f"{type(result).__name__}")
+            raise ExperimentError(f"{path}: {function.__name__} must return {described}, got {type(result).__name__}")
         return result
 
     return call
@@ -281,6 +291,8 @@ def _users(function: Callable[..., Any], path: Path, expected: type) -> Callable
 
 def _mistakes_in_module(module: ModuleType) -> list[str]:
     found = {name: getattr(module, name, None) for name in ("CONFIG", "build_model", "build_objective")}
+    if found["build_objective"] is None:  # declared so; one that is missing was found in the source
+        del found["build_objective"]
     problems = [f"{name} must be a function, got {type(value).__name__}"
                 for name, value in found.items() if name != "CONFIG" and not callable(value)]
     if not isinstance(found["CONFIG"], TrainConfig):
@@ -288,9 +300,11 @@ def _mistakes_in_module(module: ModuleType) -> list[str]:
     return problems
 
 
-def _unread(overrides: Mapping[str, Any], config: TrainConfig, source: str) -> list[str]:
+def _unread(overrides: Mapping[str, Any], module: ModuleType, source: str) -> list[str]:
     """Overrides that would change nothing: fields for the model file alone, in one that never reads them."""
-    changed = [name for name, value in overrides.items() if name in _FOR_THE_FILE and value != getattr(config, name)]
+    for_the_file = _RULES.keys() if module.build_objective is None else _FOR_THE_FILE
+    changed = [name for name, value in overrides.items()
+               if name in for_the_file and value != getattr(module.CONFIG, name)]
     return [f"{name} has no effect: nothing in the file reads CONFIG.{name}" for name in changed
             if not re.search(rf"CONFIG\s*\.\s*{name}\b", source)]
 

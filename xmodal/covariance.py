@@ -1,6 +1,7 @@
 """Means and covariances of two paired views: of one batch, blended over batches, or exact over any number.
 
-:class:`Moments` is a value (what a CCA needs to know of a data set), :class:`PairCovariance` accumulates one.
+:class:`Moments` is a value (what a CCA needs to know of a data set); :class:`ViewCovariance` and
+:class:`PairCovariance` accumulate.
 """
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 from xmodal.errors import DataError
+
+#: Wide covariances are summed in blocks of so many rows, of which only the upper ones are computed.
+_BLOCK_COLUMNS = 1024
 
 
 class Moments(NamedTuple):
@@ -80,12 +84,60 @@ def _centred_columns(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return A, squares.masked_fill(constant, 1.0).sqrt(), constant
 
 
-class PairCovariance:
-    """Exact moments of paired views that arrive in batches: one pass, O(d²) memory, float64.
+class ViewCovariance:
+    """Exact mean and covariance of one view that arrives in batches: one pass, O(d²) memory, float64.
 
     Batches are centred by their own means before they are multiplied and merged by the update of Chan, Golub and
     LeVeque (1983), so features with a large mean lose nothing to cancellation, and the order of batches, their
     sizes, or accumulators merged from several processes make no difference beyond rounding.
+
+    Args:
+        d: width of the view.
+        device: where the sums live; batches are moved there.
+    """
+
+    def __init__(self, d: int, device: torch.device | str = "cpu") -> None:
+        self.count = 0
+        self.mean = torch.zeros(d, dtype=torch.float64, device=device)
+        self._M = torch.zeros(d, d, dtype=torch.float64, device=device)  # sums of products; the lower blocks are unused
+
+    def update(self, x: Tensor) -> None:
+        """Adds a batch of items (n, d), any real dtype."""
+        if len(x):
+            with torch.no_grad():
+                mean, A = _centred(x, self.mean.device)
+                self._add(A, mean)
+
+    def merge(self, other: ViewCovariance) -> None:
+        """Adds what another accumulator has seen."""
+        if other.count:
+            self._M += other._M
+            self._shift(other.count, other.mean)
+
+    def _add(self, A: Tensor, mean: Tensor) -> None:
+        """Adds ``n`` items, given centred and by their mean."""
+        d = len(mean)
+        for low in range(0, d, _BLOCK_COLUMNS):  # the product is symmetric: half of it is enough
+            high = min(low + _BLOCK_COLUMNS, d)
+            self._M[low:high, low:].addmm_(A[:, low:high].mT, A[:, low:])
+        self._shift(len(A), mean)
+
+    def _shift(self, n: int, mean: Tensor) -> None:
+        delta = mean - self.mean
+        self._M.addr_(delta, delta, alpha=self.count * n / (self.count + n))
+        self.mean += delta * (n / (self.count + n))
+        self.count += n
+
+    @property
+    def S(self) -> Tensor:  # noqa: N802 (the papers' name)
+        """(d, d) covariance so far; divisor ``count − 1``."""
+        upper = self._M.triu()
+        upper += upper.triu(1).mT
+        return upper.div_(max(self.count - 1, 1))
+
+
+class PairCovariance:
+    """Exact moments of paired views that arrive in batches, as :class:`ViewCovariance` has them of one.
 
     Args:
         d1, d2: widths of the views.
@@ -93,12 +145,8 @@ class PairCovariance:
     """
 
     def __init__(self, d1: int, d2: int, device: torch.device | str = "cpu") -> None:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=device)
-
-        self.count = 0
-        self.mean1, self.mean2 = zeros(d1), zeros(d2)
-        self._M11, self._M22, self._M12 = zeros(d1, d1), zeros(d2, d2), zeros(d1, d2)  # centred sums of products
+        self.view1, self.view2 = ViewCovariance(d1, device), ViewCovariance(d2, device)
+        self._M12 = torch.zeros(d1, d2, dtype=torch.float64, device=device)  # centred sums of products
 
     @classmethod
     def of(cls, batches: Iterable[tuple[Tensor, Tensor]]) -> PairCovariance:
@@ -117,7 +165,7 @@ class PairCovariance:
         return covariance
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Adds a batch of pairs: ``x`` (n, d1) and ``y`` (n, d2), any floating dtype.
+        """Adds a batch of pairs: ``x`` (n, d1) and ``y`` (n, d2), any real dtype.
 
         Raises:
             DataError: widths or lengths that don't fit.
@@ -128,33 +176,44 @@ class PairCovariance:
         if len(x) == 0:
             return
         with torch.no_grad():
-            device = self.mean1.device
-            moments = batch_moments(x.to(device, torch.float64), y.to(device, torch.float64))
-            self._merge(len(x), moments.mean1, moments.mean2, *(S * max(len(x) - 1, 1) for S in moments[2:]))
+            (mean1, A), (mean2, B) = (_centred(z, self.mean1.device) for z in (x, y))
+            self._M12.addmm_(A.mT, B)
+            self._shift(len(x), mean1, mean2)
+            self.view1._add(A, mean1)
+            self.view2._add(B, mean2)
 
     def merge(self, other: PairCovariance) -> None:
         """Adds what another accumulator has seen."""
         if other.count:
-            self._merge(other.count, other.mean1, other.mean2, other._M11, other._M22, other._M12)
+            self._M12 += other._M12
+            self._shift(other.count, other.mean1, other.mean2)
+            self.view1.merge(other.view1)
+            self.view2.merge(other.view2)
 
-    def _merge(self, n: int, mean1: Tensor, mean2: Tensor, M11: Tensor, M22: Tensor, M12: Tensor) -> None:
-        total = self.count + n
-        d1, d2 = mean1 - self.mean1, mean2 - self.mean2
-        between = self.count * n / total
-        self._M11 += M11 + between * torch.outer(d1, d1)
-        self._M22 += M22 + between * torch.outer(d2, d2)
-        self._M12 += M12 + between * torch.outer(d1, d2)
-        self.mean1 += d1 * (n / total)
-        self.mean2 += d2 * (n / total)
-        self.count = total
+    def _shift(self, n: int, mean1: Tensor, mean2: Tensor) -> None:
+        """The part of the merged cross products that stems from different means; before the views are merged."""
+        self._M12.addr_(mean1 - self.mean1, mean2 - self.mean2, alpha=self.count * n / (self.count + n))
+
+    @property
+    def count(self) -> int:
+        """How many pairs there were."""
+        return self.view1.count
+
+    @property
+    def mean1(self) -> Tensor:
+        return self.view1.mean
+
+    @property
+    def mean2(self) -> Tensor:
+        return self.view2.mean
 
     @property
     def S11(self) -> Tensor:  # noqa: N802 (the papers' name)
-        return self._M11 / max(self.count - 1, 1)
+        return self.view1.S
 
     @property
     def S22(self) -> Tensor:  # noqa: N802
-        return self._M22 / max(self.count - 1, 1)
+        return self.view2.S
 
     @property
     def S12(self) -> Tensor:  # noqa: N802
@@ -163,3 +222,10 @@ class PairCovariance:
     def moments(self) -> Moments:
         """The statistics so far, as copies; divisor ``count − 1``."""
         return Moments(self.mean1.clone(), self.mean2.clone(), self.S11, self.S22, self.S12)
+
+
+def _centred(x: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and centred rows (n, d), float64 on ``device``."""
+    wide = x.to(device, torch.float64)
+    mean = wide.mean(dim=0)
+    return mean, wide - mean if wide is x else wide.sub_(mean)

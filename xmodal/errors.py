@@ -13,7 +13,7 @@ class XmodalError(Exception):
     """Base of every error that is the user's to mend."""
 
 
-class DataError(XmodalError):
+class DataError(XmodalError, ValueError):
     """A data set that is missing, corrupt, of the wrong shape, or not the one a run was trained on."""
 
 

@@ -1,12 +1,13 @@
 """Embeds a split and reports its metrics. :mod:`xmodal.metrics` computes them; this only brings things together."""
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.covariance import Moments, PairCovariance
 from xmodal.data import PairedData, PairSplit, pair_batches, view_batches
@@ -54,8 +55,7 @@ def embed(model: TwoViewModel, split: PairSplit, *, device: str | torch.device =
 def _embed_view(model: TwoViewModel, split: PairSplit, view: int, device: str | torch.device, precision: str
                 ) -> Iterator[Tensor]:
     project = model.embed_view1 if view == 1 else model.embed_view2
-    module = model if isinstance(model, nn.Module) else nn.Identity()
-    with evaluating(module), tower_precision(precision, device):
+    with evaluating(model), tower_precision(precision, device):
         for items in view_batches(split, view, EMBED_BATCH, device=device):
             yield project(items)
 
@@ -67,8 +67,7 @@ def embedded_moments(model: TwoViewModel, split: PairSplit, *, device: str | tor
         for batch in pair_batches(split, EMBED_BATCH, device=device):
             yield model.embed_view1(batch.view1), model.embed_view2(batch.view2)
 
-    module = model if isinstance(model, nn.Module) else nn.Identity()
-    with evaluating(module), tower_precision(precision, device):
+    with evaluating(model), tower_precision(precision, device):
         return PairCovariance.of(embedded()).moments()
 
 
@@ -208,4 +207,6 @@ def _transfer_rows(split: PairSplit) -> tuple[Tensor, Tensor, Tensor]:
 def linear_cca_baseline(data: PairedData, dim: int) -> LinearCCA:
     """Linear CCA of the raw views, fitted on the training pairs: what a deep model has to beat."""
     width = min(dim, *(torch.Size(shape).numel() for shape in (data.view1_shape, data.view2_shape)))
-    return LinearCCA(width).fit((b.view1, b.view2) for b in pair_batches(data.train, EMBED_BATCH))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of columns that a ridge is there for; who trains it is told
+        return LinearCCA(width).fit_split(data.train)

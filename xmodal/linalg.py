@@ -98,7 +98,7 @@ def fix_signs(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cca_solution(S11: Tensor, S22: Tensor, S12: Tensor, r1: float = 0.0, r2: float = 0.0,
-                 n_components: int | None = None, eps: float = EXACT) -> CCASolution:
+                 n_components: int | None = None, eps: float = EXACT, svd_solver: str = "exact") -> CCASolution:
     """CCA from covariances, by Cholesky whitening and one SVD (Hotelling 1936; Golub and Zha 1992).
 
     Args:
@@ -106,18 +106,62 @@ def cca_solution(S11: Tensor, S22: Tensor, S12: Tensor, r1: float = 0.0, r2: flo
         r1, r2: ridges added to the diagonals.
         n_components: how many to keep; default min(d1, d2).
         eps: relative precision of the features, for the noise floor.
+        svd_solver: as in :func:`leading_svd`.
 
     Raises:
         NumericalError: a covariance is not finite or not positive definite.
     """
     L1 = cholesky(ridged(S11, r1, eps), "view1")
     L2 = cholesky(ridged(S22, r2, eps), "view2")
-    E, sigma, Ft = torch.linalg.svd(whitened_cross_covariance(S12, L1, L2), full_matrices=False)
-    k = n_components if n_components is not None else sigma.shape[0]
-    U = torch.linalg.solve_triangular(L1.mT, E[:, :k], upper=True)
-    V = torch.linalg.solve_triangular(L2.mT, Ft[:k].mT, upper=True)
+    k = n_components if n_components is not None else min(S12.shape)
+    E, sigma, F = leading_svd(whitened_cross_covariance(S12, L1, L2), k, svd_solver)
+    U = torch.linalg.solve_triangular(L1.mT, E, upper=True)
+    V = torch.linalg.solve_triangular(L2.mT, F, upper=True)
     U, V = fix_signs(U, V)
-    return CCASolution(U, V, sigma[:k].clamp(max=1.0))
+    return CCASolution(U, V, sigma.clamp(max=1.0))
+
+
+def leading_svd(T: Tensor, k: int, svd_solver: str = "auto") -> tuple[Tensor, Tensor, Tensor]:
+    """The ``k`` largest singular values (k,) of ``T`` (d1, d2), descending, between their vectors (d1, k), (d2, k).
+
+    Args:
+        T: what to decompose; float64 for the randomised solver's tolerance to make sense.
+        k: how many; at most min(d1, d2).
+        svd_solver: "exact" decomposes all of ``T``; "randomized" is block Krylov iteration from random vectors (Musco
+            and Musco 2015), on until each triplet's residual ``‖T f − σ e‖`` is below ``1e-7 ‖T‖`` (the error of ``σ``
+            is of the order of its square), and the exact solver after all where it does not get there; "auto" is
+            randomised where ``T`` has over 1,000 rows and columns and ``k`` is a tenth of them or less.
+    """
+    few = 10 * k <= min(T.shape) and min(T.shape) > 1000
+    if svd_solver == "randomized" or (svd_solver == "auto" and few):
+        found = _krylov_svd(T, k)
+        if found is not None:
+            return found
+    E, sigma, Ft = torch.linalg.svd(T, full_matrices=False)
+    return E[:, :k], sigma[:k], Ft[:k].mT
+
+
+def _krylov_svd(T: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """None where it has not converged within a subspace of a third of the dimensions."""
+    start = torch.randn(T.shape[1], min(k + 10, *T.shape), generator=torch.Generator().manual_seed(0), dtype=T.dtype)
+    block = torch.linalg.qr(T @ start.to(T.device)).Q
+    basis, looked_at = block, block.shape[1]
+    while 3 * basis.shape[1] <= min(T.shape):
+        block = T @ (T.mT @ block)
+        for _ in range(2):  # once leaves rounding errors that grow from block to block
+            block = block - basis @ (basis.mT @ block)
+        block = torch.linalg.qr(block).Q
+        basis = torch.cat([basis, block], dim=1)
+        if 2 * basis.shape[1] < 3 * looked_at:  # a look costs more than a step
+            continue
+        looked_at = basis.shape[1]
+        right, triangle = torch.linalg.qr(T.mT @ basis)
+        inner, sigma, outer = torch.linalg.svd(triangle.mT)
+        E, F = basis @ inner[:, :k], right @ outer[:k].mT
+        residual = torch.linalg.vector_norm(T @ F - E * sigma[:k], dim=0)
+        if float(residual.max()) <= 1e-7 * float(sigma[0]):
+            return E, sigma[:k], F
+    return None
 
 
 class PolarFactor(torch.autograd.Function):

@@ -13,10 +13,13 @@ from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients inside the block; every submodule's own mode is restored after it."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def evaluating(model: object) -> Iterator[None]:
+    """Eval mode without gradients inside the block; every submodule's own mode is restored after it. What is no
+    network has no modes."""
+    modes = {}
+    if isinstance(model, nn.Module):
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
     try:
         with torch.no_grad():
             yield

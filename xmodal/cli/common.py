@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import torch
+from torch import nn
 
 from xmodal.checkpoint import RunFolder
 from xmodal.config import Experiment, load_experiment
 from xmodal.data import PairedData
 from xmodal.errors import CheckpointError, ExperimentError, XmodalError
+from xmodal.linear import ClosedForm
 from xmodal.networks import Model
 
 EXIT_ERROR = 2
@@ -136,13 +138,16 @@ def require_same_data(run: RunFolder, about: dict[str, Any], data: PairedData) -
 
 
 def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device
-               ) -> tuple[Model, dict[str, Any], dict[str, str]]:
+               ) -> tuple[Model | ClosedForm, dict[str, Any], dict[str, str]]:
     """A run's model with its weights, on ``device``; its ``config.json``; what the weights' header says."""
     about = run.config()
     require_same_data(run, about, data)
     model = experiment_of(run, about).build_model(data.view1_shape, data.view2_shape)
     header = run.load_weights(model, weights)
-    return model.to(device).eval(), about, header
+    model.to(device)
+    if isinstance(model, nn.Module):
+        model.eval()
+    return model, about, header
 
 
 def describe_data(data: PairedData) -> str:

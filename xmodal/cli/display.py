@@ -22,7 +22,7 @@ class PlainDisplay:
         self.stream = stream
         self._begun = False
 
-    def batch(self, epoch: int, done: int, total: int, loss: float) -> None:
+    def batch(self, epoch: int, done: int, total: int, loss: float | None) -> None:
         """Nothing: a line per batch would drown the log."""
 
     def epoch(self, line: dict[str, Any]) -> None:
@@ -50,14 +50,15 @@ class TerminalDisplay:
         self._bar: Progress | None = None
         self._task = TaskID(0)
 
-    def batch(self, epoch: int, done: int, total: int, loss: float) -> None:
+    def batch(self, epoch: int, done: int, total: int, loss: float | None) -> None:
+        text = "" if loss is None else f"loss {loss:.4f}"
         if self._bar is None:
             self._bar = Progress(TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
-                                 TextColumn("{task.percentage:3.0f} %"), TextColumn("loss {task.fields[loss]:.4f}"),
+                                 TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.fields[loss]}"),
                                  TimeRemainingColumn(), console=self.console, transient=True)
-            self._task = self._bar.add_task("", total=total, epoch=epoch, loss=loss)
+            self._task = self._bar.add_task("", total=total, epoch=epoch, loss=text)
             self._bar.start()
-        self._bar.update(self._task, completed=done, epoch=epoch, loss=loss)
+        self._bar.update(self._task, completed=done, epoch=epoch, loss=text)
 
     def epoch(self, line: dict[str, Any]) -> None:
         self.close()

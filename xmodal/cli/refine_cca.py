@@ -13,6 +13,7 @@ from xmodal.cli.common import add_run_options, command_parser, load_model, pick_
 from xmodal.data import load_data, pair_batches
 from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, tower_precision
+from xmodal.linear import ClosedForm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +36,11 @@ def refine(args: argparse.Namespace) -> int:
             raise DataError(f"--n_train must be from 2 to {len(train):,} (the training pairs), got {args.n_train:,}")
         train = train.take(args.n_train)
     model, about, _ = load_model(run, data, RunFolder.WEIGHTS, device)
-    with tower_precision(about["config"].get("precision", "float32"), device):
-        seen = model.refit((b.view1, b.view2) for b in pair_batches(train, EMBED_BATCH, device=device))
+    if isinstance(model, ClosedForm):
+        seen = model.set_params(device=str(device)).fit_split(train, seed=about["seed"]).n_pairs_
+    else:
+        with tower_precision(about["config"].get("precision", "float32"), device):
+            seen = model.refit((b.view1, b.view2) for b in pair_batches(train, EMBED_BATCH, device=device))
     if seen == 0:
         raise ExperimentError(f"{run.path}: this model keeps no statistics that could be estimated again")
     run.save_weights(model.state_dict(), REFINED, n_train=seen)

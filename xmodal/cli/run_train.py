@@ -4,6 +4,7 @@
   python run_train.py --model models/iapr_ccal_cont.py --data iapr --tag seed23
   python run_train.py --model models/x.py --data mine.npz --set batch_size=500
   python run_train.py --model models/x.py --data mine.npz --resume
+  python run_train.py --model models/mnist_halves_cca.py --data mnist_halves
 """
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ from xmodal.cli.display import display_for
 from xmodal.config import Experiment, load_experiment, parse_override
 from xmodal.data import PairedData, load_data
 from xmodal.errors import CheckpointError, ExperimentError
+from xmodal.linear import ClosedForm
 from xmodal.trainer import FitResult, check_experiment, fit
 
 
@@ -79,14 +81,15 @@ def train(args: argparse.Namespace) -> int:
     model = experiment.build_model(data.view1_shape, data.view2_shape)
     objective = experiment.build_objective()
     if args.show_architecture:
-        print(model, objective, sep="\n")
+        print(model, *([] if objective is None else [objective]), sep="\n")
     check_experiment(model, objective, data)
     if run is not None and about is None:
         run.create(describe_run(experiment, data, args, seed, str(device)), experiment.source, args.overwrite)
     elif run is not None and about is not None:
         run.write_json(RunFolder.CONFIG, about)  # max_epochs may be another
-    parameters = sum(p.numel() for p in model.parameters())
-    print(f"Model: {experiment.name}, {parameters:,} parameters, seed {seed}, {device}")
+    size = f"{type(model).__name__} in closed form" if isinstance(model, ClosedForm) else \
+        f"{sum(p.numel() for p in model.parameters()):,} parameters"
+    print(f"Model: {experiment.name}, {size}, seed {seed}, {device}")
     result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
                  display=display_for(sys.stdout))
     return _conclude(result, run, experiment.config.keep)
@@ -152,8 +155,11 @@ def _conclude(result: FitResult, run: RunFolder | None, keep: str) -> int:
     if result.signal is not None and result.finished.startswith("interrupted"):
         print(f"stopped after epoch {len(result.log)}" + ("; --resume continues" if run is not None else ""))
         return 128 + result.signal
-    kept = "best validation MRR" if keep == "best" else "validation MRR"
-    print(f"finished ({result.finished}): {kept} {result.best_value:.4f} in epoch {result.best_epoch}")
+    if result.finished == "closed form":
+        print(f"fitted in closed form: validation MRR {result.best_value:.4f}")
+    else:
+        kept = "best validation MRR" if keep == "best" else "validation MRR"
+        print(f"finished ({result.finished}): {kept} {result.best_value:.4f} in epoch {result.best_epoch}")
     if run is not None:
         print(f"kept in {run.path}")
     return 0

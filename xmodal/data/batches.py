@@ -81,11 +81,28 @@ def view_batches(split: PairSplit, view: int, batch_size: int, device: str | tor
         batch_size: the most items in a batch; batches are near-equal.
         device: where they are wanted.
     """
+    return _item_batches(_items(split, view), batch_size, device)
+
+
+def lone_batches(split: PairSplit, view: int, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Tensor]:
+    """The items of one view that no row of the pair table names, as :func:`view_batches` has all of them."""
+    items = _items(split, view)
+    alone = torch.ones(len(items), dtype=torch.bool)
+    alone[split.pair_table()[:, view - 1]] = False
+    rows = alone.nonzero().flatten()
+    if len(rows) == 0:
+        return iter(())
+    return _item_batches(items[rows] if isinstance(items, Tensor) else items.select(rows), batch_size, device)
+
+
+def _items(split: PairSplit, view: int) -> View:
     if view not in (1, 2):
         raise ValueError(f"view must be 1 or 2; got {view}")
-    items = split.view1 if view == 1 else split.view2
-    bounds = _bounds(len(items), batch_size)
-    slices = pairwise(bounds)
+    return split.view1 if view == 1 else split.view2
+
+
+def _item_batches(items: View, batch_size: int, device: str | torch.device) -> Iterator[Tensor]:
+    slices = pairwise(_bounds(len(items), batch_size))
     if isinstance(items, Tensor):
         return (items[low:high].to(device) for low, high in slices)
     return (block.to(device) for block in read_ahead(lambda: _read_slices(items, slices)))

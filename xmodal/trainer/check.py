@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from xmodal.data import Batch, PairedData, pair_batches
 from xmodal.errors import DataError, ExperimentError, XmodalError
 from xmodal.layers import Embedded
+from xmodal.linear import ClosedForm
 from xmodal.networks import Model, evaluating
+from xmodal.trainer.closed_form import check_closed_form
 
 
-def check_experiment(model: Model, objective: nn.Module, data: PairedData) -> None:
-    """A whole step on two pairs with copies of model and objective: mistakes surface before anything is written.
+def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData) -> None:
+    """A whole step on two pairs with copies of model and objective (or a fit to few pairs, where that is in closed
+    form): mistakes surface before anything is written.
 
     Raises:
         ExperimentError: says which part doesn't fit.
@@ -24,6 +27,11 @@ def check_experiment(model: Model, objective: nn.Module, data: PairedData) -> No
     """
     if len(data.train) < 2:
         raise DataError("the train split has 1 pair; training needs at least 2")
+    if isinstance(model, ClosedForm):
+        return check_closed_form(model, objective, data)
+    if objective is None:
+        raise ExperimentError(f"{type(model).__name__} needs an objective: build_objective = None is for models that "
+                              "are fitted in closed form")
     if not any(p.requires_grad for p in model.parameters()):
         raise ExperimentError("the model has no parameters to train")
     batch = next(pair_batches(data.train.take(2), 2))

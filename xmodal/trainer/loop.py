@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,16 @@ from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
 from xmodal.diagnosis import diagnose
 from xmodal.errors import CheckpointError, NumericalError
 from xmodal.evaluator import embed, tower_precision
+from xmodal.linear import ClosedForm
 from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.networks import Model, evaluating
 from xmodal.trainer.check import check_experiment
+from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
 from xmodal.trainer.optimizer import make_optimizer, scheduled
 from xmodal.trainer.signals import on_stop_signals
+from xmodal.trainer.validation import probe, retrieval_line
 
-#: Training metrics are computed on this many training pairs at most, and never on more than there are to validate.
-TRAIN_PROBE = 2000
 #: The resume state is written when the time since the last writing is this many times what writing took.
 SAVE_COST_FACTOR = 20
 
@@ -63,12 +64,12 @@ class FitResult:
     log: list[dict[str, Any]]  #: a line per epoch, as in log.jsonl
     best_epoch: int  #: the last one with ``keep="last"``
     best_value: float  #: its primary metric on the validation pairs
-    finished: str  #: "patience", "max_epochs", or "interrupted by SIGINT"
+    finished: str  #: "patience", "max_epochs", "closed form", or "interrupted by SIGINT"
     signal: int | None = None  #: the signal that stopped training, if one did
 
 
-def fit(model: Model, objective: nn.Module, data: PairedData, config: TrainConfig, *, seed: int = 23,
-        run: RunFolder | None = None, resume: bool = False, device: str | torch.device = "cpu",
+def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData, config: TrainConfig, *,
+        seed: int = 23, run: RunFolder | None = None, resume: bool = False, device: str | torch.device = "cpu",
         display: Display | None = None) -> FitResult:
     """Trains ``model`` on ``data.train`` and keeps the weights that do best on ``data.valid`` (or the last ones, if
     ``config.keep`` says so).
@@ -78,12 +79,15 @@ def fit(model: Model, objective: nn.Module, data: PairedData, config: TrainConfi
     a smaller learning rate, ``config.refinement_steps`` times. The order of batches depends on ``seed`` and the epoch
     alone, so a resumed training takes the same steps as an undisturbed one.
 
+    A model of :mod:`xmodal.linear` is fitted to the training pairs in closed form, which makes a log of one line; of
+    ``config`` nothing is used.
+
     SIGINT (Ctrl-C) and SIGTERM end training after the current batch (after validation, if that is under way), with its
     state saved if there is a ``run``; the result's ``signal`` says which, and whoever calls in a loop should stop.
 
     Args:
         model: towers and head (DESIGN section 1). Initialise it under ``torch.manual_seed(seed)``.
-        objective: maps ``(Embedded, pairs)`` to the loss.
+        objective: maps ``(Embedded, pairs)`` to the loss; None with a model of :mod:`xmodal.linear`.
         data: what to train and validate on; the test split is not touched.
         config: the experiment's settings.
         seed: of the order of batches.
@@ -98,6 +102,10 @@ def fit(model: Model, objective: nn.Module, data: PairedData, config: TrainConfi
         CheckpointError: the state to resume is damaged, or another model's.
     """
     check_experiment(model, objective, data)
+    if isinstance(model, ClosedForm) or objective is None:  # never the one without the other: that was checked
+        line = fit_closed_form(cast(ClosedForm, model), data, seed=seed, run=run, device=device,
+                               display=display or Silent())
+        return FitResult([line], 1, line[f"{PRIMARY.key}_va"], "closed form")
     training = _Training(model.to(device), objective.to(device), data, config, seed, run, torch.device(device),
                          display or Silent())
     if resume:
@@ -116,7 +124,7 @@ class _Training:
         self.progress = Progress(config.learning_rate, config.patience, config.patience, config.refinement_steps)
         self.best: dict[str, Any] = {}
         self.n_batches = n_batches(data.train, config.batch_size)
-        self.probe = data.train.take(min(TRAIN_PROBE, len(data.valid), len(data.train)))
+        self.probe = probe(data)
         self.stopped_by: int | None = None
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
@@ -238,14 +246,7 @@ class _Training:
         valid = retrieval_metrics(z1, z2, pairs)
         z1, z2 = embed(self.model, self.probe, device=self.device, precision=self.config.precision)
         train = retrieval_metrics(z1, z2, self.probe.pairs)
-        line: dict[str, Any] = {"loss_va": loss, "refit_pairs": refit_pairs}
-        for suffix, metrics in (("tr", train), ("va", valid)):
-            for key in ("mrr", "median_rank", "r1", "r10", "mean_distance"):
-                directions = metrics["V1_to_V2"][key], metrics["V2_to_V1"][key]
-                line[f"{key}_{suffix}"] = sum(directions) / 2
-                if suffix == "va":
-                    line[f"{key}_V1_to_V2_va"], line[f"{key}_V2_to_V1_va"] = directions
-        return line
+        return {"loss_va": loss, "refit_pairs": refit_pairs, **retrieval_line(train, valid)}
 
     def _embed_with_loss(self, split: PairSplit) -> tuple[float, Tensor, Tensor]:
         """The objective over a split in eval mode, and its items' embeddings."""

@@ -1,0 +1,370 @@
+"""What the methods without a network share: scikit-learn's estimator interface, and the toolkit's model interface."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import h5py
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_array, validate_data
+from torch import Tensor
+
+from xmodal.covariance import pearson
+from xmodal.data.batches import lone_batches, pair_batches
+from xmodal.data.checks import check_finite
+from xmodal.data.pairs import PairSplit
+from xmodal.errors import CheckpointError, DataError
+from xmodal.linear.inputs import Rows, block_rows, lone_blocks, paired_blocks
+from xmodal.linear.sums import PairSums, ViewStatistics
+from xmodal.metrics.views import check_pairs
+
+Self = TypeVar("Self", bound="ClosedForm")
+Pairs = Iterable[tuple[Tensor, Tensor]]
+#: Pairs that are read from a split at a time.
+FIT_BATCH = 1000
+
+
+class Projection(NamedTuple):
+    """What was fitted: ``z1 = (x − mean1) U``, ``z2 = (y − mean2) V``; float64."""
+
+    mean1: Tensor  #: (q1,)
+    mean2: Tensor  #: (q2,)
+    U: Tensor  #: (q1, k)
+    V: Tensor  #: (q2, k)
+    correlations: Tensor  #: (k,) of the fitted pairs, as the method regularises them
+
+
+class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A two-view method that is fitted by one pass over the data and a decomposition.
+
+    It can be used in two ways.
+
+    *As a scikit-learn estimator* on arrays: ``fit(X, Y)``, ``partial_fit``, ``transform``, ``score``, in pipelines and
+    grid searches. View 2 takes the place of ``y``, and ``fit_transform(X, Y)`` returns the coordinates of ``X`` alone,
+    which is what a pipeline hands on. Inheritance is how scikit-learn shares its interface, so this is
+    the one base class of the toolkit.
+
+    *As a model of the toolkit* on tensors: ``fit_split``, ``fit_batches``, ``embed_view1``, ``embed_view2``,
+    ``state_dict``. It is what ``build_model`` of a model file returns whose ``build_objective`` is None.
+    """
+
+    n_components: int | None
+    device: str
+    _sums: PairSums | None = None  # here and not in __init__, which scikit-learn keeps for parameters
+    _projection: Projection | None = None
+
+    # -- what a method adds -----------------------------------------------------------------------------------------
+
+    def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
+        raise NotImplementedError
+
+    def _map_view1(self, x: Tensor) -> Tensor:
+        """Items (n, d1) to the features that are projected (n, q1)."""
+        return x
+
+    def _map_view2(self, y: Tensor) -> Tensor:
+        return y
+
+    def _prepare(self, rows1: Rows, rows2: Rows) -> None:
+        """Looks at the data before they are summed up."""
+
+    def _prepare_from(self, batches: Pairs) -> Pairs:
+        """Likewise for batches that can be read once; returns all of them, those looked at included."""
+        return batches
+
+    # -- fitting arrays ---------------------------------------------------------------------------------------------
+
+    def fit(self: Self, X: Any, Y: Any = None, pairs: Any = None) -> Self:
+        """Fits to paired views, read block by block.
+
+        Args:
+            X: (n1, d1) view 1: an array, memory map, data frame, tensor or HDF5 dataset of any real dtype.
+            Y: (n2, d2) view 2; (n2,) counts as one column.
+            pairs: (m, 2) pair table: item ``pairs[i, 0]`` of X matches item ``pairs[i, 1]`` of Y; by default row i
+                matches row i. Items that it does not name have no partner: they count in the mean and covariance of
+                their view (semi-paired fitting), once each.
+
+        Raises:
+            DataError: shapes that don't fit, NaN or infinite values, fewer than two pairs. It is a ValueError.
+        """
+        rows1, rows2 = self._rows1(X, reset=True), self._rows2(Y, reset=True)
+        table = None
+        if pairs is not None or len(rows1) != len(rows2):
+            table = check_pairs(pairs, len(rows1), len(rows2)).numpy()
+        self._start()
+        self._prepare(rows1, rows2)
+        return self._add_all(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0),
+                             lone_blocks(rows2, table, 1))
+
+    def partial_fit(self: Self, X: Any = None, Y: Any = None, pairs: Any = None) -> Self:
+        """Adds rows to what was fitted before; the decomposition waits until it is needed.
+
+        In any order and cut in any way, the same rows give what :meth:`fit` gives at once, up to rounding.
+
+        Args:
+            X: (n, d1) view 1, or None where ``Y`` are items without a partner.
+            Y: (n, d2) view 2, or None where ``X`` are items without a partner.
+            pairs: (m, 2) pair table, as in :meth:`fit`, of these rows.
+        """
+        if X is None and Y is None:
+            raise DataError("partial_fit needs X, Y or both")
+        first = self._sums is None
+        rows1 = None if X is None else self._rows1(X, reset=first or not hasattr(self, "n_features_in_"), least=1)
+        rows2 = None if Y is None else self._rows2(Y, reset=first or not hasattr(self, "n_features2_in_"), least=1)
+        table = None
+        if rows1 is not None and rows2 is not None:
+            if pairs is not None or len(rows1) != len(rows2):
+                table = check_pairs(pairs, len(rows1), len(rows2)).numpy()
+            if first:
+                self._start()
+                self._prepare(rows1, rows2)
+            self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
+            return self
+        if first:
+            self._start()
+        for rows, place in ((rows1, 1), (rows2, 2)):
+            if rows is not None:
+                blocks = rows.blocks(block_rows(rows.width))
+                self._add((), *((blocks, ()) if place == 1 else ((), blocks)))
+        return self
+
+    def merge(self: Self, other: ClosedForm) -> Self:
+        """Adds the pairs that another one of the same kind was fitted to, perhaps in another process.
+
+        Raises:
+            DataError: the other one is not fitted, or has other widths.
+        """
+        if other._sums is None:
+            raise DataError("merge needs an estimator that was fitted in this session")
+        if self._sums is None:
+            self._start()
+            self.__dict__.update({name: value for name, value in other.__dict__.items() if name.endswith("in_")})
+        self._started().merge(other._sums)
+        self._projection = None
+        return self
+
+    # -- fitting batches --------------------------------------------------------------------------------------------
+
+    def fit_batches(self: Self, batches: Pairs, lone1: Iterable[Tensor] = (), lone2: Iterable[Tensor] = ()) -> Self:
+        """Fits to pairs that come in batches of tensors, each read once.
+
+        Args:
+            batches: pairs (n, *shape1), (n, *shape2); items are flattened. A batch may reuse the memory of the one
+                before.
+            lone1: batches of view-1 items without a partner.
+            lone2: batches of view-2 items without a partner.
+
+        Raises:
+            DataError: as :meth:`fit`.
+        """
+        self._start()
+        return self._add_all(self._prepare_from(_flat_pairs(batches)), map(_flat, lone1), map(_flat, lone2))
+
+    def fit_split(self: Self, split: PairSplit, *, seed: int = 0, progress: Callable[[int], None] | None = None
+                  ) -> Self:
+        """Fits to a split of a data set, of any size, items without a partner included.
+
+        Args:
+            split: in memory or streamed.
+            seed: of the order of pairs, which matters where features are chosen by the first ones.
+            progress: called with the number of batches so far, of ``n_batches(split, FIT_BATCH)``.
+
+        Raises:
+            DataError: as :meth:`fit`.
+        """
+        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+            for done, batch in enumerate(pair_batches(split, FIT_BATCH, seed=seed, device=self.device), start=1):
+                yield batch.view1, batch.view2
+                if progress is not None:
+                    progress(done)
+
+        return self.fit_batches(pairs(), *(lone_batches(split, view, FIT_BATCH, self.device) for view in (1, 2)))
+
+    def _start(self) -> None:
+        self._sums, self._projection = PairSums(self.device), None
+
+    def _started(self) -> PairSums:
+        if self._sums is None:
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit first")
+        return self._sums
+
+    def _add(self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]) -> None:
+        sums, self._projection = self._started(), None
+        for x, y in batches:
+            sums.add(self._map_view1(x), self._map_view2(y))
+        for x in lone1:
+            sums.add(self._map_view1(x), None)
+        for y in lone2:
+            sums.add(None, self._map_view2(y))
+
+    def _add_all(self: Self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]) -> Self:
+        self._add(batches, lone1, lone2)
+        self._fitted()
+        return self
+
+    # -- what was fitted --------------------------------------------------------------------------------------------
+
+    def _fitted(self) -> Projection:
+        if self._projection is None:
+            with torch.no_grad():
+                self._projection = self._solve(*self._started().statistics())
+        return self._projection
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self._projection is not None or self._sums is not None
+
+    @property
+    def n_pairs_(self) -> int:
+        """How many pairs it was fitted to."""
+        return self._started().n_pairs
+
+    @property
+    def correlations_(self) -> np.ndarray:
+        """(k,) canonical correlations of the fitted pairs, descending, lowered by the ridges."""
+        return self._fitted().correlations.cpu().numpy()
+
+    @property
+    def U_(self) -> np.ndarray:  # noqa: N802 (the papers' name)
+        """(d1, k) projection of centred view 1; of its features, for kernels."""
+        return self._fitted().U.cpu().numpy()
+
+    @property
+    def V_(self) -> np.ndarray:  # noqa: N802
+        """(d2, k) projection of centred view 2."""
+        return self._fitted().V.cpu().numpy()
+
+    @property
+    def mean1_(self) -> np.ndarray:
+        """(d1,) mean of view 1."""
+        return self._fitted().mean1.cpu().numpy()
+
+    @property
+    def mean2_(self) -> np.ndarray:
+        """(d2,) mean of view 2."""
+        return self._fitted().mean2.cpu().numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        return self._fitted().U.shape[1]
+
+    # -- embedding --------------------------------------------------------------------------------------------------
+
+    def embed_view1(self, x: Tensor) -> Tensor:
+        """(n, *shape1) to (n, k) float64 coordinates; needs nothing of view 2."""
+        fitted = self._fitted()
+        with torch.no_grad():
+            return (self._map_view1(_flat(x)).to(fitted.U) - fitted.mean1) @ fitted.U
+
+    def embed_view2(self, y: Tensor) -> Tensor:
+        """(n, *shape2) to (n, k) float64 coordinates; needs nothing of view 1."""
+        fitted = self._fitted()
+        with torch.no_grad():
+            return (self._map_view2(_flat(y)).to(fitted.V) - fitted.mean2) @ fitted.V
+
+    def transform(self, X: Any, Y: Any = None) -> Any:
+        """(n, d1) to (n, k) float64 coordinates; with ``Y`` (n2, d2), those of both views."""
+        self._check_fitted()
+        rows1 = self._rows1(X, reset=False, least=1)
+        z1 = np.concatenate([self.embed_view1(x).cpu().numpy() for x in rows1.blocks(block_rows(rows1.width))])
+        return z1 if Y is None else (z1, self.transform_view2(Y))
+
+    def transform_view2(self, Y: Any) -> np.ndarray:
+        """(n, d2) to (n, k) float64 coordinates."""
+        self._check_fitted()
+        rows2 = self._rows2(Y, reset=False, least=1)
+        return np.concatenate([self.embed_view2(y).cpu().numpy() for y in rows2.blocks(block_rows(rows2.width))])
+
+    def score(self, X: Any, Y: Any) -> float:
+        """The sum over dimensions of the correlations of these pairs' coordinates: out of sample, where the pairs are
+        not the fitted ones. At most k."""
+        z1, z2 = self.transform(X), self.transform_view2(Y)
+        if len(z1) != len(z2):
+            raise DataError(f"expected as many rows of view1 as of view2; got {len(z1)} and {len(z2)}")
+        return float(pearson(torch.from_numpy(np.asarray(z1)), torch.from_numpy(z2)).sum())
+
+    # -- as a model of the toolkit ----------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that embedding needs, by name."""
+        return dict(self._fitted()._asdict())
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes up what :meth:`state_dict` returned.
+
+        Raises:
+            CheckpointError: it is not that.
+        """
+        missing = [name for name in Projection._fields if name not in tensors]
+        if missing:
+            raise CheckpointError(f"{type(self).__name__} has no {missing[0]}")
+        found = Projection(*(tensors[name].double() for name in Projection._fields))
+        d1, d2, k = len(found.mean1), len(found.mean2), len(found.correlations)
+        if found.U.shape != (d1, k) or found.V.shape != (d2, k):
+            raise CheckpointError(f"U {tuple(found.U.shape)} and V {tuple(found.V.shape)} don't fit means of {d1} and "
+                                  f"{d2} values and {k} correlations")
+        self._projection, self._sums = found, None
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        """Moves what was fitted."""
+        self._projection = Projection(*(tensor.to(device) for tensor in self._fitted()))
+        return self
+
+    # -- checks -----------------------------------------------------------------------------------------------------
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            self._started()
+
+    def _rows1(self, X: Any, reset: bool, least: int = 2) -> Rows:
+        if _read_by_blocks(X):
+            width = int(X.shape[1]) if len(X.shape) == 2 else 0
+            if reset:
+                self.n_features_in_ = width
+        else:
+            X = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=least)
+            width = X.shape[1]
+        rows = Rows(X, "X")
+        if width != self.n_features_in_:
+            raise DataError(f"X has {width} features, but {type(self).__name__} is expecting {self.n_features_in_} "
+                            "features as input")
+        return rows
+
+    def _rows2(self, Y: Any, reset: bool, least: int = 2) -> Rows:
+        if Y is None:
+            raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None: view 2 "
+                            "takes its place")
+        if not _read_by_blocks(Y):
+            Y = check_array(Y, dtype="numeric", ensure_2d=False, ensure_all_finite=False, ensure_min_samples=least,
+                            input_name="Y")
+        rows = Rows(Y[:, None] if len(Y.shape) == 1 else Y, "Y")
+        if reset:
+            self.n_features2_in_ = rows.width
+        elif rows.width != self.n_features2_in_:
+            raise DataError(f"Y has {rows.width} features, but {type(self).__name__} was fitted to "
+                            f"{self.n_features2_in_}")
+        return rows
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.two_d_labels = tags.target_tags.multi_output = True
+        return tags
+
+
+def _read_by_blocks(values: Any) -> bool:
+    return isinstance(values, Tensor | h5py.Dataset)
+
+
+def _flat(items: Tensor) -> Tensor:
+    return items.flatten(1)
+
+
+def _flat_pairs(batches: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
+    """Flattened copies: rows may be kept, and whoever makes the batches may use their memory again."""
+    for i, (x, y) in enumerate(batches):
+        check_finite(x, f"view1 of batch {i + 1}")
+        check_finite(y, f"view2 of batch {i + 1}")
+        yield x.detach().flatten(1).clone(), y.detach().flatten(1).clone()

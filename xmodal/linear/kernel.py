@@ -1,0 +1,274 @@
+"""Kernel CCA: linear CCA of kernel features, exact or approximate."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
+from torch import Tensor
+
+from xmodal.errors import CheckpointError, DataError, did_you_mean
+from xmodal.linalg import EXACT, cca_solution, fix_signs, leading_svd, noise_floor
+from xmodal.linear.cca import check_ridges, components, in_columns
+from xmodal.linear.closed_form import ClosedForm, Pairs, Projection
+from xmodal.linear.features import KERNELS, FeatureMap, Kernel, fourier, median_gamma, nystroem, precomputed
+from xmodal.linear.inputs import Rows
+from xmodal.linear.sums import ViewStatistics
+
+#: The median heuristic looks at so many items.
+MEDIAN_SAMPLE = 1000
+#: Items whose features exist at a time.
+BLOCK = 1024
+
+
+class KernelCCA(ClosedForm):
+    """Kernel CCA (Bach and Jordan 2002; Hardoon et al. 2004) through explicit features.
+
+    Items become features whose inner products are the kernel's values, and linear CCA of the features is kernel CCA.
+    Exact (``approximation=None``), every fitted item is a landmark: memory grows with the square and time with the
+    cube of their number. ``"nystroem"`` takes ``n_features`` random items as landmarks, ``"fourier"`` draws
+    ``n_features`` random Fourier features of an RBF kernel; with both, pairs stream through :class:`xmodal.LinearCCA`'s
+    sums, and there may be any number.
+
+    Regularisation, with ``C`` the covariance of a view's features and ``κ = r · trace C``:
+
+    * ``"norm"``: ``C + κ I``, a penalty on the norm of the functions in the kernel's space. In terms of the centred
+      kernel matrix of n items this is ``K² + n κ K`` (Hardoon et al. 2004; Fukumizu et al. 2007).
+    * ``"bach_jordan"``: ``(C + κ/2 I)² C⁻¹``, in terms of the kernel matrix ``(K + n κ/2 I)²`` (Bach and Jordan
+      2002).
+
+    ``r1`` and ``r2`` are relative to all variance of a view's features (for :class:`xmodal.LinearCCA`, to the mean
+    variance of a column), so that they mean the same for any number of features.
+
+    Args:
+        n_components: how many canonical directions to keep; default as many as there can be.
+        kernel: "rbf", "linear", "poly" or "precomputed" (``fit(K1, K2)`` with (n, n), ``transform`` with (m, n)); or a
+            pair of names, for view 1 and view 2.
+        gamma: of the kernel, or a pair. By default the median heuristic for RBF, ``1/d`` for polynomials.
+        degree, coef0: of a polynomial.
+        approximation: None, "nystroem" or "fourier"; a linear kernel needs none and takes the items themselves.
+        n_features: how many landmarks, or random features.
+        r1, r2: ridges, relative to the variance of a view's features.
+        regularisation: "norm" or "bach_jordan".
+        random_state: seed of landmarks and random features; None draws it from torch's global generator.
+        svd_solver, device: as for :class:`xmodal.LinearCCA`.
+
+    Attributes:
+        correlations_: (k,) canonical correlations of the fitted pairs, lowered by the ridges.
+        gammas_: of both kernels.
+        n_pairs_: how many pairs it was fitted to.
+    """
+
+    _maps: tuple[FeatureMap, FeatureMap] | None = None
+
+    def __init__(self, n_components: int | None = None, kernel: str | tuple[str, str] = "rbf", *,
+                 gamma: float | tuple[float | None, float | None] | None = None, degree: int = 3, coef0: float = 1.0,
+                 approximation: str | None = None, n_features: int = 1000, r1: float = 1e-3, r2: float = 1e-3,
+                 regularisation: str = "norm", random_state: Any = None, svd_solver: str = "auto",
+                 device: str = "cpu") -> None:
+        self.n_components, self.kernel, self.gamma, self.degree, self.coef0 = n_components, kernel, gamma, degree, coef0
+        self.approximation, self.n_features, self.r1, self.r2 = approximation, n_features, r1, r2
+        self.regularisation, self.random_state = regularisation, random_state
+        self.svd_solver, self.device = svd_solver, device
+
+    # -- features ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self, rows1: Rows, rows2: Rows) -> None:
+        self._check()
+        generator = self._generator()
+        samples = []
+        for rows, kernel in zip((rows1, rows2), _both(self.kernel), strict=True):
+            size = len(rows) if kernel == "precomputed" else min(len(rows), self._sample_size())
+            chosen = np.sort(torch.randperm(len(rows), generator=generator)[:size].numpy())
+            samples.append(rows.take(slice(None) if size == len(rows) else chosen))
+        self._make_maps(samples[0], samples[1], generator)
+
+    def _prepare_from(self, batches: Pairs) -> Pairs:
+        """The first pairs are the sample: they should come in random order."""
+        self._check()
+        if "precomputed" in _both(self.kernel):
+            raise DataError("a precomputed kernel can't come in batches; use fit(K1, K2)")
+        batches, first, count = iter(batches), [], 0
+        while count < self._sample_size():
+            batch = next(batches, None)
+            if batch is None:
+                break
+            first.append(batch)
+            count += len(batch[0])
+        if not count:
+            raise DataError("a covariance needs at least two pairs, got 0")
+        x, y = (torch.cat(views)[:int(min(count, self._sample_size()))] for views in zip(*first, strict=True))
+        self._make_maps(x, y, self._generator())
+        return chain(first, batches)
+
+    def _generator(self) -> torch.Generator:
+        if self.random_state is None:
+            seed = int(torch.randint(2**31 - 1, ()))
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return torch.Generator().manual_seed(seed)
+
+    def _make_maps(self, sample1: Tensor, sample2: Tensor, generator: torch.Generator) -> None:
+        maps = []
+        for name, gamma, sample in zip(_both(self.kernel), _both(self.gamma), (sample1, sample2), strict=True):
+            shuffled = sample if name == "precomputed" else \
+                sample[torch.randperm(len(sample), generator=generator).to(sample.device)].double()
+            maps.append(_moved(self._make_map(name, gamma, shuffled, generator), self.device))
+        self._maps = maps[0], maps[1]
+
+    def _make_map(self, name: str, gamma: float | None, sample: Tensor, generator: torch.Generator) -> FeatureMap:
+        """The features of a view, given a sample of its items in random order."""
+        if name == "linear":
+            return FeatureMap(Kernel("linear"))
+        if name == "precomputed":
+            return precomputed(sample)
+        if gamma is None:
+            gamma = median_gamma(sample[:MEDIAN_SAMPLE]) if name == "rbf" else 1.0 / sample.shape[1]
+        kernel = Kernel(name, float(gamma), self.degree, float(self.coef0))
+        if self.approximation == "fourier":
+            return fourier(kernel, sample.shape[1], self.n_features, generator)
+        return nystroem(kernel, sample if self.approximation is None else sample[:self.n_features])
+
+    def _map_view1(self, x: Tensor) -> Tensor:
+        return self._chosen_maps()[0](x)
+
+    def _map_view2(self, y: Tensor) -> Tensor:
+        return self._chosen_maps()[1](y)
+
+    def _chosen_maps(self) -> tuple[FeatureMap, FeatureMap]:
+        if self._maps is None:
+            raise DataError("kernel CCA chooses its features by the first pairs; items without a partner come after")
+        return self._maps
+
+    def _add(self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]) -> None:
+        """In small blocks: features may be many times wider than items."""
+        pairs = ((x, y) for batch in batches for x, y in zip(*(view.split(BLOCK) for view in batch), strict=True))
+        super()._add(pairs, _split(lone1), _split(lone2))
+
+    # -- fitting ----------------------------------------------------------------------------------------------------
+
+    @available_if(lambda self: not self._is_exact())
+    def partial_fit(self, X: Any = None, Y: Any = None, pairs: Any = None) -> KernelCCA:
+        """As :meth:`xmodal.LinearCCA.partial_fit`, if approximated: landmarks and bandwidths are chosen by the first
+        rows, which should be a fair sample; the exact form needs all pairs at once."""
+        return super().partial_fit(X, Y, pairs)
+
+    def merge(self, other: ClosedForm) -> KernelCCA:
+        """Adds the pairs that another one with the same features was fitted to.
+
+        Raises:
+            DataError: its features are others (another gamma, random_state or landmarks).
+        """
+        if self._maps is None:
+            self._maps = getattr(other, "_maps", None)
+        mine, theirs = self._map_tensors(), other._map_tensors() if isinstance(other, KernelCCA) else {}
+        if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+            raise DataError("merge needs the same features on both sides: give both one gamma and one random_state "
+                            "(landmarks of other rows are other features)")
+        return super().merge(other)
+
+    def _is_exact(self) -> bool:
+        return self.approximation is None and set(_both(self.kernel)) != {"linear"}
+
+    def _sample_size(self) -> float:
+        return float("inf") if self._is_exact() else max(self.n_features, MEDIAN_SAMPLE)
+
+    def _check(self) -> None:
+        check_ridges(self.r1, self.r2)
+        unknown = [name for name in _both(self.kernel) if name not in KERNELS]
+        if unknown:
+            raise DataError(f"kernel {unknown[0]!r}: {did_you_mean(str(unknown[0]), KERNELS)}")
+        if self.approximation not in (None, "nystroem", "fourier"):
+            raise DataError(f"approximation must be None, 'nystroem' or 'fourier', got {self.approximation!r}")
+        if self.regularisation not in ("norm", "bach_jordan"):
+            raise DataError(f"regularisation must be 'norm' or 'bach_jordan', got {self.regularisation!r}")
+        if self.approximation is not None and "precomputed" in _both(self.kernel):
+            raise DataError("a precomputed kernel is exact: leave approximation at None")
+        if self.approximation == "fourier" and "poly" in _both(self.kernel):
+            raise DataError("random Fourier features are those of an RBF kernel; with 'poly' use 'nystroem'")
+        if not isinstance(self.n_features, int | np.integer) or self.n_features < 1:
+            raise DataError(f"n_features must be a whole number of at least 1, got {self.n_features!r}")
+
+    def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
+        k = components(self.n_components, S12)
+        kappa1, kappa2 = self.r1 * float(view1.variances.sum()), self.r2 * float(view2.variances.sum())
+        if self.regularisation == "norm":
+            U, V, correlations = cca_solution(view1.S, view2.S, S12, kappa1, kappa2, k, svd_solver=self.svd_solver)
+        else:
+            W1, W2 = bach_jordan_whitening(view1.S, kappa1), bach_jordan_whitening(view2.S, kappa2)
+            E, correlations, F = leading_svd(W1.mT @ S12 @ W2, k, self.svd_solver)
+            U, V, correlations = W1 @ E, W2 @ F, correlations.clamp(max=1.0)
+        U, V = fix_signs(in_columns(view1, U), in_columns(view2, V))
+        return Projection(view1.mean, view2.mean, U, V, correlations)
+
+    @property
+    def gammas_(self) -> tuple[float, float]:
+        """``gamma`` of both views' kernels."""
+        maps = self._chosen_maps()
+        return maps[0].kernel.gamma, maps[1].kernel.gamma
+
+    # -- as a model of the toolkit ----------------------------------------------------------------------------------
+
+    def _map_tensors(self) -> dict[str, Tensor]:
+        return {f"map{i}.{name}": tensor for i, features in enumerate(self._maps or (), start=1)
+                for name, tensor in features.tensors().items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that embedding needs, by name; landmarks and random features included."""
+        return {**super().state_dict(), **self._map_tensors()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes up what :meth:`state_dict` returned.
+
+        Raises:
+            CheckpointError: it is not that.
+        """
+        super().load_state_dict(tensors)
+        maps = []
+        for i, name in enumerate(_both(self.kernel), start=1):
+            parts = {part: tensors.get(f"map{i}.{part}") for part in ("landmarks", "whitening", "frequencies")}
+            gamma = tensors.get(f"map{i}.gamma")
+            if gamma is None:
+                raise CheckpointError(f"KernelCCA has no map{i}.gamma")
+            kernel = Kernel(name, float(gamma), self.degree, float(self.coef0))
+            maps.append(FeatureMap(kernel, **parts))
+        self._maps = maps[0], maps[1]
+
+    def to(self, device: torch.device | str) -> KernelCCA:
+        """Moves what was fitted."""
+        if self._maps is not None:
+            self._maps = _moved(self._maps[0], device), _moved(self._maps[1], device)
+        return super().to(device)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = _both(self.kernel)[0] == "precomputed"
+        return tags
+
+
+def bach_jordan_whitening(C: Tensor, kappa: float) -> Tensor:
+    """(q, q) ``W`` with ``W Wᵀ`` the inverse of ``(C + κ/2 I)² C⁻¹``: by eigenvalues of ``C``, ``√λ / (λ + κ/2)``."""
+    values, vectors = torch.linalg.eigh(C)
+    values = values.clamp(min=0)
+    return vectors * (values.sqrt() / (values + 0.5 * kappa + noise_floor(C, EXACT)))
+
+
+def _both(value: Any) -> tuple[Any, Any]:
+    """A value for both views, or one for each."""
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise DataError(f"expected one value, or a pair of them for view 1 and view 2; got {value!r}")
+        return value[0], value[1]
+    return value, value
+
+
+def _moved(features: FeatureMap, device: torch.device | str) -> FeatureMap:
+    return FeatureMap(features.kernel, *(None if tensor is None else tensor.to(device) for tensor in features[1:]))
+
+
+def _split(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    return (block for batch in batches for block in batch.split(BLOCK))

@@ -1,0 +1,172 @@
+"""What closed-form methods need to know of the data: covariances where there are many rows, the rows where few."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from xmodal.covariance import PairCovariance, ViewCovariance
+from xmodal.errors import DataError
+
+#: Items of view 1 and of view 2: pairs, or items without a partner where one is None.
+Part = tuple[Tensor | None, Tensor | None]
+
+
+class ViewStatistics(NamedTuple):
+    """One view: its moments, in coordinates of their own where it has fewer rows than columns."""
+
+    mean: Tensor  #: (d,) mean of all items
+    S: Tensor  #: (q, q) covariance of all items; q = d, or the number of items if that is less
+    variances: Tensor  #: (d,) of the columns
+    basis: Tensor | None  #: (d, q) orthonormal, the span of the centred items; None where q = d
+    items: int  #: how many
+
+
+class PairSums:
+    """All that is kept of paired views in one pass, and of items without a partner.
+
+    Rows are kept as they come while that takes less room than the covariances would, so that views far wider than
+    there are pairs never need a matrix of their width squared (the dual form); then they are summed up. Items without
+    a partner count in the mean and the covariance of their view, pairs alone make the cross-covariance.
+
+    Args:
+        device: where the sums live.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._widths: list[int | None] = [None, None]
+        self._rows: list[Part] | None = []  # None when there are covariances
+        self._pairs: PairCovariance | None = None
+        self._alone: tuple[ViewCovariance, ViewCovariance] | None = None
+        self.n_pairs, self.n_alone = 0, [0, 0]
+
+    def add(self, x: Tensor | None, y: Tensor | None) -> None:
+        """A batch of pairs (n, d1), (n, d2); with one of them None, of items without a partner.
+
+        While rows are kept they are not copied: what is passed must not change afterwards.
+
+        Raises:
+            DataError: widths other than before, or different numbers of rows.
+        """
+        for i, z in enumerate((x, y)):
+            if z is None:
+                continue
+            expected = self._widths[i]
+            if z.ndim != 2 or z.shape[1] != (z.shape[1] if expected is None else expected):
+                raise DataError(f"view{i + 1} must have {expected or 'some'} columns as before; got rows of shape "
+                                f"{tuple(z.shape[1:])}")
+            self._widths[i] = z.shape[1]
+        if x is not None and y is not None and len(x) != len(y):
+            raise DataError(f"expected as many rows of view1 as of view2; got {len(x)} and {len(y)}")
+        self._count(x, y)
+        if self._rows is not None:
+            self._rows.append((x, y))
+            if self._rows_take_more():
+                self._sum_up()
+        else:
+            self._add_to_covariances(x, y)
+
+    def merge(self, other: PairSums) -> None:
+        """Adds what another accumulator has seen, perhaps in another process."""
+        if other._rows is not None:
+            for x, y in other._rows:
+                self.add(x, y)
+            return
+        if other._pairs is None or other._alone is None:
+            return
+        if None not in self._widths and self._widths != other._widths:
+            raise DataError(f"can't merge views of widths {self._widths} with {other._widths}")
+        self._widths = list(other._widths)
+        if self._rows is not None:
+            self._sum_up()
+        if self._pairs is None or self._alone is None:
+            raise DataError("nothing to merge with")
+        self._pairs.merge(other._pairs)
+        for mine, theirs in zip(self._alone, other._alone, strict=True):
+            mine.merge(theirs)
+        self.n_pairs += other.n_pairs
+        self.n_alone = [a + b for a, b in zip(self.n_alone, other.n_alone, strict=True)]
+
+    def _count(self, x: Tensor | None, y: Tensor | None) -> None:
+        if x is not None and y is not None:
+            self.n_pairs += len(x)
+        elif x is not None:
+            self.n_alone[0] += len(x)
+        elif y is not None:
+            self.n_alone[1] += len(y)
+
+    def _rows_take_more(self) -> bool:
+        d1, d2 = self._widths
+        if d1 is None or d2 is None:
+            return False
+        rows = d1 * (self.n_pairs + self.n_alone[0]) + d2 * (self.n_pairs + self.n_alone[1])
+        return rows > d1 * d1 + d2 * d2 + d1 * d2
+
+    def _sum_up(self) -> None:
+        d1, d2 = self._widths
+        if d1 is None or d2 is None:
+            raise DataError("one of the views has no items yet")
+        rows, self._rows = self._rows or [], None
+        self._pairs = PairCovariance(d1, d2, self.device)
+        self._alone = ViewCovariance(d1, self.device), ViewCovariance(d2, self.device)
+        for x, y in rows:
+            self._add_to_covariances(x, y)
+
+    def _add_to_covariances(self, x: Tensor | None, y: Tensor | None) -> None:
+        if self._pairs is None or self._alone is None:
+            return
+        if x is not None and y is not None:
+            self._pairs.update(x, y)
+        elif x is not None:
+            self._alone[0].update(x)
+        elif y is not None:
+            self._alone[1].update(y)
+
+    # -- what comes of it -------------------------------------------------------------------------------------------
+
+    def statistics(self) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
+        """Both views and their cross-covariance (q1, q2), all float64.
+
+        Raises:
+            DataError: fewer than two pairs.
+        """
+        if self.n_pairs < 2:
+            raise DataError(f"a covariance needs at least two pairs, got {self.n_pairs}")
+        if self._rows is None:
+            return self._of_covariances()
+        return self._of_rows(self._rows)
+
+    def _of_covariances(self) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
+        if self._pairs is None or self._alone is None:
+            raise DataError("nothing has been summed up")
+        views = []
+        for view, alone in zip((self._pairs.view1, self._pairs.view2), self._alone, strict=True):
+            if alone.count:
+                total = ViewCovariance(len(view.mean), self.device)
+                total.merge(view)
+                total.merge(alone)
+                view = total
+            S = view.S
+            views.append(ViewStatistics(view.mean, S, S.diagonal().clone(), None, view.count))
+        return views[0], views[1], self._pairs.S12
+
+    def _of_rows(self, rows: list[Part]) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
+        paired = [(x, y) for x, y in rows if x is not None and y is not None]
+        views, coordinates = [], []
+        for i in (0, 1):
+            alone = [row[i] for row in rows if row[1 - i] is None]
+            Z = torch.cat([z.to(self.device, torch.float64)
+                           for z in (*(pair[i] for pair in paired), *alone) if z is not None])
+            mean = Z.mean(dim=0)
+            Z = Z - mean
+            variances = Z.square().sum(dim=0) / (len(Z) - 1)
+            basis = None
+            if len(Z) < Z.shape[1]:
+                basis, triangle = torch.linalg.qr(Z.mT)
+                Z = triangle.mT
+            views.append(ViewStatistics(mean, Z.mT @ Z / (len(Z) - 1), variances, basis, len(Z)))
+            coordinates.append(Z[:self.n_pairs])
+        A, B = (Z - Z.mean(dim=0) for Z in coordinates)  # the pairs' own mean: others may lie elsewhere
+        return views[0], views[1], A.mT @ B / (self.n_pairs - 1)

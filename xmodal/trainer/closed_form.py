@@ -1,0 +1,67 @@
+"""The training of a model that needs none: one fit, one line of the log, the same files in the run folder."""
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import torch
+from sklearn.base import clone
+
+from xmodal.checkpoint import RunFolder
+from xmodal.data import PairedData, n_batches
+from xmodal.errors import DataError, ExperimentError
+from xmodal.evaluator import embed
+from xmodal.linear import ClosedForm
+from xmodal.linear.closed_form import FIT_BATCH
+from xmodal.metrics import retrieval_metrics
+from xmodal.trainer.display import Display
+from xmodal.trainer.validation import probe, retrieval_line
+
+
+def fit_closed_form(model: ClosedForm, data: PairedData, *, seed: int, run: RunFolder | None,
+                    device: str | torch.device, display: Display) -> dict[str, Any]:
+    """Fits to all training pairs and validates; returns the line of the log.
+
+    There is nothing to resume: a fit that was interrupted starts again.
+    """
+    started, total = time.perf_counter(), n_batches(data.train, FIT_BATCH)
+    try:
+        model.set_params(device=str(device))
+        model.fit_split(data.train, seed=seed, progress=lambda done: display.batch(1, done, total, None))
+        seconds = time.perf_counter() - started
+        valid = retrieval_metrics(*embed(model, data.valid, device=device), data.valid.pairs)
+        sample = probe(data)
+        train = retrieval_metrics(*embed(model, sample, device=device), sample.pairs)
+        line = {"epoch": 1, "refit_pairs": model.n_pairs_, **retrieval_line(train, valid),
+                "seconds": time.perf_counter() - started, "seconds_train": seconds, "best": True}
+        if run is not None:
+            run.clear_results()
+            run.save_weights(model.state_dict(), epoch=1)
+            run.write_log([line])
+        display.epoch(line)
+    finally:
+        display.close()
+    return line
+
+
+def check_closed_form(model: ClosedForm, objective: object, data: PairedData) -> None:
+    """A fit of a copy to a few training pairs: mistakes surface before anything is written.
+
+    Raises:
+        ExperimentError: says what doesn't fit.
+    """
+    name = type(model).__name__
+    if objective is not None:
+        raise ExperimentError(f"{name} is fitted in closed form, without an objective: write build_objective = None")
+    few = data.train.take(min(len(data.train), 2 * (model.get_params().get("n_components") or 0) + 50))
+    state = torch.get_rng_state()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # few pairs for any method
+            clone(model).set_params(device="cpu").fit_split(few)
+    except DataError as error:
+        raise ExperimentError(f"{name} can't be fitted to items of shape {data.view1_shape} and {data.view2_shape}: "
+                              f"{error}") from error
+    finally:
+        torch.set_rng_state(state)
