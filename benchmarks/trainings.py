@@ -20,7 +20,7 @@ MODELS = Path(__file__).parent.parent / "models"
 
 
 def train(data: PairedData, config: TrainConfig, build_model: Callable[..., Any],
-          build_objective: Callable[[], nn.Module], seed: int) -> tuple[Any, dict[str, Any]]:
+          build_objective: Callable[[], nn.Module | None], seed: int) -> tuple[Any, dict[str, Any]]:
     """A trained model and what there is to say about its training. A signal ends the program: half a training is no
     result."""
     torch.manual_seed(seed)

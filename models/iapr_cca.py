@@ -1,7 +1,7 @@
 """Linear CCA on IAPR TC-12 features."""
 from xmodal import LinearCCA, TrainConfig
 
-CONFIG = TrainConfig(dim_latent=128, r1=1e-2, r2=1e-2)
+CONFIG = TrainConfig(dim_latent=128, r1=1, r2=1)
 
 
 def build_model(view1_shape, view2_shape):

@@ -1,7 +1,7 @@
 """Kernel CCA, RBF kernels by random Fourier features, on IAPR TC-12 features."""
 from xmodal import KernelCCA, TrainConfig
 
-CONFIG = TrainConfig(dim_latent=128, r1=1e-4, r2=1e-4)
+CONFIG = TrainConfig(dim_latent=128, r1=1e-3, r2=1e-3)
 
 
 def build_model(view1_shape, view2_shape):

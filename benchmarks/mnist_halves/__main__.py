@@ -21,13 +21,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.mnist_halves.rows import CLASSIFIER, DIM, HALF, LINEAR_CCA, RAW, SINGLE_VIEW, TABLES, Row
+from benchmarks.mnist_halves.rows import CLASSIFIER, HALF, RAW, SINGLE_VIEW, TABLES, Row
 from benchmarks.trainings import MODELS, RESULTS, at, finished, keep, machine, spread, train
 from xmodal import PairedData, evaluate, load_data, load_experiment
 from xmodal.atomic import replacing
 from xmodal.augment import RandomAffine
 from xmodal.data import pair_batches
-from xmodal.evaluator import embed, linear_cca_baseline
+from xmodal.evaluator import embed
 from xmodal.metrics import transfer_accuracy
 from xmodal.networks import evaluating
 from xmodal.towers import conv_tower
@@ -54,12 +54,6 @@ def run_row(row: Row, data: PairedData, seed: int) -> None:
     precision = experiment.config.precision
     views = {row.name: lambda model: model, **row.parts}
     keep(FILE, *({"row": name, **about, **tested(view(network), data, precision)} for name, view in views.items()))
-
-
-def run_linear_cca(data: PairedData) -> dict[str, Any]:
-    started = time.process_time()
-    baseline = linear_cca_baseline(data, DIM)
-    return {"cpu_seconds": time.process_time() - started, **tested(baseline, data)}
 
 
 def run_raw(data: PairedData) -> dict[str, Any]:
@@ -95,9 +89,8 @@ def run_classifier(data: PairedData, seed: int) -> dict[str, Any]:
 
 
 #: Rows that no model file trains; with a seed, or once.
-OTHERS = {LINEAR_CCA: lambda data, seed: run_linear_cca(data), RAW: lambda data, seed: run_raw(data),
-          CLASSIFIER: run_classifier}
-ONCE = (LINEAR_CCA, RAW)
+OTHERS = {RAW: lambda data, seed: run_raw(data), CLASSIFIER: run_classifier}
+ONCE = (RAW,)
 
 
 def run(row: Row, data: PairedData, seed: int | None) -> None:

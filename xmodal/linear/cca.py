@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ class LinearCCA(ClosedForm):
         r1, r2: ridges added to the views' covariances, relative to the mean variance of a view's columns, so that they
             mean the same for any scale (canonical ridge, Vinod 1976). Columns that are constant, or combinations of
             others, are handled by them, with a warning that says which. A floor of rounding size is always added.
+        unpaired_weight: what an item without a partner counts in the mean and covariance of its view, from 0 (nothing)
+            to 1 (as much as a paired one); semi-paired fitting. By default as many of them as the view has columns,
+            together: they decide where pairs are few and fade as pairs get many.
         svd_solver: "exact"; "randomized", for few components of wide views; "auto" (see
             :func:`xmodal.linalg.leading_svd`).
         device: where the sums and the decomposition are computed, such as "cuda".
@@ -40,9 +44,10 @@ class LinearCCA(ClosedForm):
     """
 
     def __init__(self, n_components: int | None = None, r1: float = 1e-3, r2: float = 1e-3, *,
-                 svd_solver: str = "auto", device: str = "cpu") -> None:
+                 unpaired_weight: float | Literal["auto"] = "auto", svd_solver: str = "auto",
+                 device: str = "cpu") -> None:
         self.n_components, self.r1, self.r2 = n_components, r1, r2
-        self.svd_solver, self.device = svd_solver, device
+        self.unpaired_weight, self.svd_solver, self.device = unpaired_weight, svd_solver, device
 
     def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
         check_ridges(self.r1, self.r2)
@@ -120,5 +125,5 @@ def determined_by_others(S: Tensor, among: Tensor) -> Tensor:
 
 def _listed(which: Tensor, singular: str, plural: str) -> str:
     numbers = which.nonzero().flatten().tolist()
-    shown = ", ".join(str(number) for number in numbers[:10]) + (", ..." if len(numbers) > 10 else "")
+    shown = ", ".join(str(number) for number in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
     return f"column {shown} {singular}" if len(numbers) == 1 else f"{len(numbers)} columns ({shown}) {plural}"

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import h5py
 import numpy as np
@@ -53,6 +53,9 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     n_components: int | None
     device: str
+    unpaired_weight: float | Literal["auto"] = "auto"
+    n_features_in_: int
+    n_features2_in_: int
     _sums: PairSums | None = None  # here and not in __init__, which scikit-learn keeps for parameters
     _projection: Projection | None = None
 
@@ -85,7 +88,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             Y: (n2, d2) view 2; (n2,) counts as one column.
             pairs: (m, 2) pair table: item ``pairs[i, 0]`` of X matches item ``pairs[i, 1]`` of Y; by default row i
                 matches row i. Items that it does not name have no partner: they count in the mean and covariance of
-                their view (semi-paired fitting), once each.
+                their view only (semi-paired fitting), by ``unpaired_weight``.
 
         Raises:
             DataError: shapes that don't fit, NaN or infinite values, fewer than two pairs. It is a ValueError.
@@ -161,7 +164,23 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             DataError: as :meth:`fit`.
         """
         self._start()
-        return self._add_all(self._prepare_from(_flat_pairs(batches)), map(_flat, lone1), map(_flat, lone2))
+        return self._add_all(self._prepare_from(self._flat_pairs(batches)), map(self._flat1, lone1),
+                             map(self._flat2, lone2))
+
+    def _flat_pairs(self, batches: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Flattened copies: rows may be kept, and whoever makes the batches may use their memory again."""
+        for i, (x, y) in enumerate(batches):
+            if i == 0:
+                self.n_features_in_, self.n_features2_in_ = x[:1].numel(), y[:1].numel()
+            check_finite(x, f"view1 of batch {i + 1}")
+            check_finite(y, f"view2 of batch {i + 1}")
+            yield self._flat1(x).detach().clone(), self._flat2(y).detach().clone()
+
+    def _flat1(self, x: Tensor) -> Tensor:
+        return _flat("view1", x, self.n_features_in_)
+
+    def _flat2(self, y: Tensor) -> Tensor:
+        return _flat("view2", y, self.n_features2_in_)
 
     def fit_split(self: Self, split: PairSplit, *, seed: int = 0, progress: Callable[[int], None] | None = None
                   ) -> Self:
@@ -210,7 +229,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _fitted(self) -> Projection:
         if self._projection is None:
             with torch.no_grad():
-                self._projection = self._solve(*self._started().statistics())
+                self._projection = self._solve(*self._started().statistics(self.unpaired_weight))
         return self._projection
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -256,13 +275,13 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """(n, *shape1) to (n, k) float64 coordinates; needs nothing of view 2."""
         fitted = self._fitted()
         with torch.no_grad():
-            return (self._map_view1(_flat(x)).to(fitted.U) - fitted.mean1) @ fitted.U
+            return (self._map_view1(self._flat1(x)).to(fitted.U) - fitted.mean1) @ fitted.U
 
     def embed_view2(self, y: Tensor) -> Tensor:
         """(n, *shape2) to (n, k) float64 coordinates; needs nothing of view 1."""
         fitted = self._fitted()
         with torch.no_grad():
-            return (self._map_view2(_flat(y)).to(fitted.V) - fitted.mean2) @ fitted.V
+            return (self._map_view2(self._flat2(y)).to(fitted.V) - fitted.mean2) @ fitted.V
 
     def transform(self, X: Any, Y: Any = None) -> Any:
         """(n, d1) to (n, k) float64 coordinates; with ``Y`` (n2, d2), those of both views."""
@@ -306,6 +325,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             raise CheckpointError(f"U {tuple(found.U.shape)} and V {tuple(found.V.shape)} don't fit means of {d1} and "
                                   f"{d2} values and {k} correlations")
         self._projection, self._sums = found, None
+        self.n_features_in_, self.n_features2_in_ = d1, d2
 
     def to(self: Self, device: torch.device | str) -> Self:
         """Moves what was fitted."""
@@ -358,13 +378,13 @@ def _read_by_blocks(values: Any) -> bool:
     return isinstance(values, Tensor | h5py.Dataset)
 
 
-def _flat(items: Tensor) -> Tensor:
-    return items.flatten(1)
+def _flat(name: str, items: Tensor, width: int) -> Tensor:
+    """(n, *shape) to (n, width).
 
-
-def _flat_pairs(batches: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
-    """Flattened copies: rows may be kept, and whoever makes the batches may use their memory again."""
-    for i, (x, y) in enumerate(batches):
-        check_finite(x, f"view1 of batch {i + 1}")
-        check_finite(y, f"view2 of batch {i + 1}")
-        yield x.detach().flatten(1).clone(), y.detach().flatten(1).clone()
+    Raises:
+        DataError: it has another number of values.
+    """
+    flat = items.flatten(1) if items.ndim > 1 else items[:, None]
+    if flat.shape[1] != width:
+        raise DataError(f"{name} has items of {flat.shape[1]} values; expected {width}")
+    return flat

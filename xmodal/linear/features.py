@@ -76,6 +76,15 @@ class FeatureMap(NamedTuple):
         values = x.to(self.whitening)
         return (values if self.landmarks is None else self.kernel(values, self.landmarks)) @ self.whitening
 
+    @property
+    def width(self) -> int | None:
+        """Values of an item; None for any."""
+        if self.landmarks is not None:
+            return self.landmarks.shape[1]
+        if self.frequencies is not None:
+            return self.frequencies.shape[0]
+        return None if self.whitening is None else self.whitening.shape[0]
+
     def tensors(self) -> dict[str, Tensor]:
         """What there is, by name."""
         parts = {name: getattr(self, name) for name in ("landmarks", "whitening", "frequencies")}

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class KernelCCA(ClosedForm):
         r1, r2: ridges, relative to the variance of a view's features.
         regularisation: "norm" or "bach_jordan".
         random_state: seed of landmarks and random features; None draws it from torch's global generator.
-        svd_solver, device: as for :class:`xmodal.LinearCCA`.
+        unpaired_weight, svd_solver, device: as for :class:`xmodal.LinearCCA`.
 
     Attributes:
         correlations_: (k,) canonical correlations of the fitted pairs, lowered by the ridges.
@@ -68,12 +68,13 @@ class KernelCCA(ClosedForm):
     def __init__(self, n_components: int | None = None, kernel: str | tuple[str, str] = "rbf", *,
                  gamma: float | tuple[float | None, float | None] | None = None, degree: int = 3, coef0: float = 1.0,
                  approximation: str | None = None, n_features: int = 1000, r1: float = 1e-3, r2: float = 1e-3,
-                 regularisation: str = "norm", random_state: Any = None, svd_solver: str = "auto",
+                 regularisation: str = "norm", random_state: Any = None,
+                 unpaired_weight: float | Literal["auto"] = "auto", svd_solver: str = "auto",
                  device: str = "cpu") -> None:
         self.n_components, self.kernel, self.gamma, self.degree, self.coef0 = n_components, kernel, gamma, degree, coef0
         self.approximation, self.n_features, self.r1, self.r2 = approximation, n_features, r1, r2
         self.regularisation, self.random_state = regularisation, random_state
-        self.svd_solver, self.device = svd_solver, device
+        self.unpaired_weight, self.svd_solver, self.device = unpaired_weight, svd_solver, device
 
     # -- features ---------------------------------------------------------------------------------------------------
 
@@ -237,6 +238,8 @@ class KernelCCA(ClosedForm):
             kernel = Kernel(name, float(gamma), self.degree, float(self.coef0))
             maps.append(FeatureMap(kernel, **parts))
         self._maps = maps[0], maps[1]
+        self.n_features_in_ = maps[0].width or self.n_features_in_
+        self.n_features2_in_ = maps[1].width or self.n_features2_in_
 
     def to(self, device: torch.device | str) -> KernelCCA:
         """Moves what was fitted."""

@@ -82,7 +82,7 @@ class Identity(ClosedForm):
     def embed_view1(self, x: Tensor) -> Tensor:
         """(n, *shape) to (n, d) float64, the values as they are."""
         self._fitted()
-        return x.flatten(1).double()
+        return self._flat1(x).double()
 
     def embed_view2(self, y: Tensor) -> Tensor:
         """(n, *shape) to (n, d) float64, the values as they are."""
@@ -101,7 +101,7 @@ class Identity(ClosedForm):
         """
         if set(tensors) != {"width"}:
             raise CheckpointError("Identity keeps a width and nothing else")
-        self._width = int(tensors["width"])
+        self._width = self.n_features_in_ = self.n_features2_in_ = int(tensors["width"])
 
     def to(self, device: torch.device | str) -> Identity:
         """Nothing to move."""

@@ -1,7 +1,7 @@
 """What closed-form methods need to know of the data: covariances where there are many rows, the rows where few."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ Part = tuple[Tensor | None, Tensor | None]
 class ViewStatistics(NamedTuple):
     """One view: its moments, in coordinates of their own where it has fewer rows than columns."""
 
-    mean: Tensor  #: (d,) mean of all items
-    S: Tensor  #: (q, q) covariance of all items; q = d, or the number of items if that is less
+    mean: Tensor  #: (d,) mean of all items, weighted
+    S: Tensor  #: (q, q) covariance of all items, weighted; q = d, or the number of items if that is less
     variances: Tensor  #: (d,) of the columns
     basis: Tensor | None  #: (d, q) orthonormal, the span of the centred items; None where q = d
     items: int  #: how many
@@ -126,47 +126,63 @@ class PairSums:
 
     # -- what comes of it -------------------------------------------------------------------------------------------
 
-    def statistics(self) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
+    def statistics(self, unpaired_weight: float | Literal["auto"] = "auto"
+                   ) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
         """Both views and their cross-covariance (q1, q2), all float64.
+
+        Args:
+            unpaired_weight: what an item without a partner counts in mean and covariance of its view, from 0 to 1,
+                where a paired one counts 1. "auto": together as many as the view has columns, at most 1 each.
 
         Raises:
             DataError: fewer than two pairs.
         """
         if self.n_pairs < 2:
             raise DataError(f"a covariance needs at least two pairs, got {self.n_pairs}")
-        if self._rows is None:
-            return self._of_covariances()
-        return self._of_rows(self._rows)
+        weights = [_weight(unpaired_weight, *view) for view in zip(self._widths, self.n_alone, strict=True)]
+        return self._of_covariances(weights) if self._rows is None else self._of_rows(self._rows, weights)
 
-    def _of_covariances(self) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
+    def _of_covariances(self, weights: list[float]) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
         if self._pairs is None or self._alone is None:
             raise DataError("nothing has been summed up")
         views = []
-        for view, alone in zip((self._pairs.view1, self._pairs.view2), self._alone, strict=True):
-            if alone.count:
-                total = ViewCovariance(len(view.mean), self.device)
-                total.merge(view)
-                total.merge(alone)
-                view = total
-            S = view.S
-            views.append(ViewStatistics(view.mean, S, S.diagonal().clone(), None, view.count))
+        for view, alone, weight in zip((self._pairs.view1, self._pairs.view2), self._alone, weights, strict=True):
+            mean, S = view.mean, view.S
+            if weight * alone.count > 0:
+                extra = weight * alone.count
+                total = view.count + extra
+                delta = alone.mean - mean
+                S.mul_(view.count - 1).add_(alone.S, alpha=weight * (alone.count - 1))
+                S.addr_(delta, delta, alpha=view.count * extra / total).div_(total - 1)
+                mean = mean + delta * (extra / total)
+            views.append(ViewStatistics(mean, S, S.diagonal().clone(), None, view.count + alone.count))
         return views[0], views[1], self._pairs.S12
 
-    def _of_rows(self, rows: list[Part]) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
+    def _of_rows(self, rows: list[Part], weights: list[float]) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
         paired = [(x, y) for x, y in rows if x is not None and y is not None]
         views, coordinates = [], []
         for i in (0, 1):
-            alone = [row[i] for row in rows if row[1 - i] is None]
+            alone = [row[i] for row in rows if row[1 - i] is None] if weights[i] > 0 else []
             Z = torch.cat([z.to(self.device, torch.float64)
                            for z in (*(pair[i] for pair in paired), *alone) if z is not None])
-            mean = Z.mean(dim=0)
+            w = torch.ones(len(Z), 1, dtype=torch.float64, device=self.device)
+            w[self.n_pairs:] = weights[i]
+            mean = (w * Z).sum(dim=0) / w.sum()
             Z = Z - mean
-            variances = Z.square().sum(dim=0) / (len(Z) - 1)
+            variances = (w * Z.square()).sum(dim=0) / (w.sum() - 1)
             basis = None
             if len(Z) < Z.shape[1]:
                 basis, triangle = torch.linalg.qr(Z.mT)
                 Z = triangle.mT
-            views.append(ViewStatistics(mean, Z.mT @ Z / (len(Z) - 1), variances, basis, len(Z)))
+            views.append(ViewStatistics(mean, (w * Z).mT @ Z / (w.sum() - 1), variances, basis, len(Z)))
             coordinates.append(Z[:self.n_pairs])
         A, B = (Z - Z.mean(dim=0) for Z in coordinates)  # the pairs' own mean: others may lie elsewhere
         return views[0], views[1], A.mT @ B / (self.n_pairs - 1)
+
+
+def _weight(wanted: float | Literal["auto"], width: int | None, alone: int) -> float:
+    if wanted == "auto":
+        return min(1.0, (width or 0) / alone) if alone else 0.0
+    if not isinstance(wanted, int | float) or not 0 <= wanted <= 1:
+        raise DataError(f"unpaired_weight must be 'auto' or a number from 0 to 1, got {wanted!r}")
+    return float(wanted)
