@@ -21,7 +21,7 @@ setup(
         "torch>=2.4",
         "numpy>=1.26",
         "scipy>=1.11",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.6",
         "h5py>=3.10",
         "safetensors>=0.4.3",
         "rich>=13.7",

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmodal.covariance import Moments, PairCovariance, batch_moments, blend, pearson
+from xmodal.covariance import Moments, PairCovariance, ViewCovariance, batch_moments, blend, pearson
 from xmodal.errors import DataError
 
 
@@ -213,3 +213,65 @@ def test_nan_stays_nan():
 
 def test_one_row_has_no_correlation():
     assert pearson(torch.ones(1, 2), torch.ones(1, 2)).tolist() == [0, 0]
+
+
+# -- wide views, whose covariances are summed in blocks --------------------------------------------------------------
+
+@pytest.mark.parametrize("d", [255, 256, 257, 1025, 1500])
+def test_wide_covariances_are_numpys_and_symmetric(d):
+    x, _ = pairs(40, d, 1, mean=50.0)
+    view = ViewCovariance(d)
+    for part in x.split(13):
+        view.update(part)
+    assert view.count == 40
+    np.testing.assert_allclose(view.mean, x.mean(dim=0), rtol=1e-12)
+    np.testing.assert_allclose(view.S, np.cov(x.numpy().T), atol=1e-11)
+    assert torch.equal(view.S, view.S.mT)
+
+
+def test_merging_wide_covariances():
+    x, y = pairs(60, 1500, 1100, mean=-20.0)
+    one, other = accumulated((x[:25], y[:25])), accumulated((x[25:40], y[25:40]), (x[40:], y[40:]))
+    one.merge(other)
+    assert_moments(one.moments(), expected(x, y), atol=1e-10)
+    view = ViewCovariance(1500)
+    view.merge(other.view1)
+    view.update(x[:25])
+    np.testing.assert_allclose(view.S, np.cov(x.numpy().T), atol=1e-10)
+    assert torch.equal(view.S, view.S.mT) and torch.equal(one.S11, one.S11.mT)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.lists(st.integers(0, 6), min_size=1, max_size=6).filter(lambda sizes: sum(sizes) > 1),
+       st.integers(1, 4), st.integers(0, 10**6))
+def test_blocks_of_any_width_make_no_difference(d, sizes, block, seed):
+    x, _ = pairs(sum(sizes), d, 1, seed=seed, mean=5.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xmodal.covariance._BLOCK_COLUMNS", block)
+        whole, parts = ViewCovariance(d), ViewCovariance(d)
+        for i, part in enumerate(x.split(sizes)):
+            if i % 2:
+                whole.update(part)
+            else:
+                parts.update(part)
+        whole.merge(parts)
+    np.testing.assert_allclose(whole.S, np.atleast_2d(np.cov(x.numpy().T)), atol=1e-9)
+    np.testing.assert_allclose(whole.mean, x.mean(dim=0))
+
+
+def test_one_views_covariance_is_a_copy():
+    view = ViewCovariance(3)
+    view.update(pairs(9)[0])
+    S = view.S
+    S.zero_()
+    assert view.S.any()
+
+
+def test_no_items_one_item_and_empty_updates_of_one_view():
+    view, x = ViewCovariance(3), pairs(1)[0]
+    view.update(x[:0])
+    view.merge(ViewCovariance(3))
+    assert view.count == 0 and not view.S.any()
+    view.update(x)
+    assert view.count == 1 and not view.S.any()
+    np.testing.assert_array_equal(view.mean, x[0])

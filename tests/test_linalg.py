@@ -8,14 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmodal.errors import NumericalError
+from xmodal.errors import DataError, NumericalError
 from xmodal.linalg import (
     LEAST_RIDGE,
     PolarFactor,
+    _krylov_svd,
     cca_solution,
     cholesky,
     describe_spectrum,
     fix_signs,
+    leading_svd,
     noise_floor,
     ridged,
     whiten,
@@ -238,3 +240,138 @@ def test_cca_solution_names_the_view_that_is_not_finite():
 
 def test_spectrum_of_one_dimension():
     assert "smallest eigenvalues 3; largest 3" in describe_spectrum(torch.tensor([[3.0]]))
+
+
+# -- the leading singular triplets -----------------------------------------------------------------------------------
+
+def with_spectrum(values: np.ndarray, d1: int, d2: int, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    E, F = (np.linalg.qr(rng.normal(size=(d, len(values))))[0] for d in (d1, d2))
+    return torch.from_numpy(E * values @ F.T)
+
+
+def assert_leading(T: torch.Tensor, k: int, solver: str, subspaces: bool = True) -> None:
+    E, sigma, F = leading_svd(T, k, solver)
+    left, values, right = np.linalg.svd(T.numpy(), full_matrices=False)
+    assert E.shape == (T.shape[0], k) and sigma.shape == (k,) and F.shape == (T.shape[1], k)
+    np.testing.assert_allclose(sigma, values[:k], atol=1e-10 * max(values[0], 1e-300))
+    np.testing.assert_allclose(E.mT @ E, np.eye(k), atol=1e-10)
+    np.testing.assert_allclose(F.mT @ F, np.eye(k), atol=1e-10)
+    assert (sigma.diff() <= 1e-12 * values[0]).all()
+    np.testing.assert_allclose(T @ F, E * sigma, atol=2e-7 * values[0])
+    if subspaces:
+        np.testing.assert_allclose(E @ E.mT, left[:, :k] @ left[:, :k].T, atol=1e-5)
+        np.testing.assert_allclose(F @ F.mT, right[:k].T @ right[:k], atol=1e-5)
+
+
+@pytest.fixture
+def krylov_results(monkeypatch):
+    """What the randomised solver found, call by call; None where it gave up."""
+    results = []
+
+    def recorded(T, k):
+        results.append(_krylov_svd(T, k))
+        return results[-1]
+
+    monkeypatch.setattr("xmodal.linalg._krylov_svd", recorded)
+    return results
+
+
+@pytest.mark.parametrize("solver", ["exact", "auto", "randomized"])
+@pytest.mark.parametrize(("d1", "d2", "k"), [(150, 120, 3), (120, 150, 1), (300, 200, 8)])
+def test_leading_triplets_are_numpys(solver, d1, d2, k, krylov_results):
+    T = with_spectrum(0.95 * 0.5 ** np.arange(40), d1, d2)
+    assert_leading(T, k, solver)
+    assert [found is not None for found in krylov_results] == ([True] if solver == "randomized" else [])
+
+
+def test_a_few_correlations_above_noise(krylov_results):
+    """What CCA has: some correlations, and hundreds by chance with hardly a gap between them."""
+    for noise in (0.1, 0.5):
+        values = np.concatenate([[0.9, 0.85, 0.8, 0.6], np.linspace(noise, 0, 290)])
+        assert_leading(with_spectrum(values, 320, 300), 4, "randomized")
+    assert krylov_results[0] is not None
+
+
+def test_an_unknown_solver():
+    with pytest.raises(DataError, match="svd_solver must be 'auto', 'exact' or 'randomized', got 'arpack'"):
+        leading_svd(torch.zeros(3, 3), 1, "arpack")
+
+
+@pytest.mark.parametrize("value", [1.0, 1e-8])
+def test_a_flat_spectrum_falls_back_or_gives_some_of_the_equal_ones(value):
+    T = with_spectrum(np.full(150, value), 150, 150)
+    assert_leading(T, 5, "randomized", subspaces=False)
+
+
+def test_a_spectrum_without_gaps_falls_back(krylov_results):
+    T = with_spectrum(1 - 1e-3 * np.arange(120) / 120, 120, 120)
+    assert_leading(T, 5, "randomized", subspaces=False)
+    assert krylov_results == [None]
+
+
+@pytest.mark.parametrize("k", [30, 39, 40])
+def test_nearly_all_triplets_fall_back(k, krylov_results):
+    assert_leading(with_spectrum(0.9 ** np.arange(40), 60, 40), k, "randomized")
+    assert krylov_results == [None]
+
+
+def test_repeated_singular_values_and_zeros():
+    T = with_spectrum(np.array([0.9, 0.9, 0.9, 0.5] + [0.1] * 30), 100, 100)
+    assert_leading(T, 3, "randomized")
+    assert_leading(with_spectrum(np.array([0.9, 0.4]), 100, 100), 5, "randomized", subspaces=False)     # of rank 2
+    E, sigma, F = leading_svd(torch.zeros(60, 50, dtype=torch.float64), 2, "randomized")
+    assert not sigma.any() and torch.isfinite(E).all() and torch.isfinite(F).all()
+
+
+def test_tiny_matrices():
+    for shape in ((1, 1), (1, 5), (5, 1), (2, 2)):
+        T = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
+        for solver in ("exact", "auto", "randomized"):
+            assert_leading(T, 1, solver)
+
+
+def test_the_randomised_solver_is_deterministic():
+    T = with_spectrum(0.9 ** np.arange(90), 120, 100)
+    before = torch.get_rng_state()
+    first, second = leading_svd(T, 3, "randomized"), leading_svd(T, 3, "randomized")
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("d1", "d2", "k", "randomised"), [(1001, 1100, 100, True), (1001, 1100, 101, False),
+                                                           (1000, 3000, 5, False), (3000, 1001, 5, True)])
+def test_auto_is_randomised_for_few_triplets_of_wide_matrices(d1, d2, k, randomised, monkeypatch):
+    calls = []
+    monkeypatch.setattr("xmodal.linalg._krylov_svd", lambda T, k: calls.append(k) or (T, T, T))
+    monkeypatch.setattr("torch.linalg.svd", lambda T, full_matrices: (T,) * 3)
+    leading_svd(torch.empty(1, 1).expand(d1, d2), k)
+    assert calls == [k] * randomised
+    calls.clear()
+    leading_svd(torch.empty(1, 1).expand(d1, d2), k, "exact")
+    assert not calls
+
+
+def test_auto_of_a_wide_matrix_is_right(krylov_results):
+    """1,001 columns, of which the covariance's own structure is diagonal: singular values need no other solver."""
+    values = np.concatenate([[0.9, 0.8, 0.7], np.linspace(0.4, 0, 998)])
+    order = np.random.default_rng(0).permutation(1001)
+    T = torch.zeros(1001, 1001, dtype=torch.float64)
+    T[torch.arange(1001), torch.from_numpy(order)] = torch.from_numpy(values)
+    E, sigma, F = leading_svd(T, 3)
+    assert krylov_results[0] is not None
+    np.testing.assert_allclose(sigma, [0.9, 0.8, 0.7], atol=1e-10)
+    np.testing.assert_allclose(E[:3].abs(), np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(F[torch.from_numpy(order[:3])].abs(), np.eye(3), atol=1e-5)
+    np.testing.assert_allclose(T @ F, E * sigma, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["exact", "randomized"])
+def test_cca_by_either_solver_solves_the_generalised_eigenproblem(solver):
+    S11, S22, S12 = covariances(400, 60, 50)
+    left = np.block([[np.zeros((60, 60)), S12.numpy()], [S12.numpy().T, np.zeros((50, 50))]])
+    values = scipy.linalg.eigh(left, scipy.linalg.block_diag(S11.numpy(), S22.numpy()) + 0.1 * np.eye(110),
+                               eigvals_only=True)
+    U, V, correlations = cca_solution(S11, S22, S12, 0.1, 0.1, n_components=2, svd_solver=solver)
+    np.testing.assert_allclose(correlations, values[::-1][:2], atol=1e-10)
+    np.testing.assert_allclose(U.mT @ S12 @ V, torch.diag(correlations), atol=1e-6)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from xmodal.errors import DataError
 
-#: Wide covariances are summed in blocks of so many rows, of which only the upper ones are computed.
-_BLOCK_COLUMNS = 1024
+#: Covariances are summed in blocks of at least so many rows, of which only the upper ones are computed.
+_BLOCK_COLUMNS = 128
 
 
 class Moments(NamedTuple):
@@ -117,8 +117,9 @@ class ViewCovariance:
     def _add(self, A: Tensor, mean: Tensor) -> None:
         """Adds ``n`` items, given centred and by their mean."""
         d = len(mean)
-        for low in range(0, d, _BLOCK_COLUMNS):  # the product is symmetric: half of it is enough
-            high = min(low + _BLOCK_COLUMNS, d)
+        step = max(_BLOCK_COLUMNS, d // 16)
+        for low in range(0, d, step):  # the product is symmetric: half of it is enough
+            high = min(low + step, d)
             self._M[low:high, low:].addmm_(A[:, low:high].mT, A[:, low:])
         self._shift(len(A), mean)
 

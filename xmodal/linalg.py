@@ -10,12 +10,13 @@ values and is NaN where two of them meet. See :class:`PolarFactor`.
 """
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from xmodal.errors import NumericalError
+from xmodal.errors import DataError, NumericalError
 
 
 class CCASolution(NamedTuple):
@@ -132,6 +133,8 @@ def leading_svd(T: Tensor, k: int, svd_solver: str = "auto") -> tuple[Tensor, Te
             is of the order of its square), and the exact solver after all where it does not get there; "auto" is
             randomised where ``T`` has over 1,000 rows and columns and ``k`` is a tenth of them or less.
     """
+    if svd_solver not in ("auto", "exact", "randomized"):
+        raise DataError(f"svd_solver must be 'auto', 'exact' or 'randomized', got {svd_solver!r}")
     few = 10 * k <= min(T.shape) and min(T.shape) > 1000
     if svd_solver == "randomized" or (svd_solver == "auto" and few):
         found = _krylov_svd(T, k)
@@ -142,11 +145,12 @@ def leading_svd(T: Tensor, k: int, svd_solver: str = "auto") -> tuple[Tensor, Te
 
 
 def _krylov_svd(T: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """None where it has not converged within a subspace of a third of the dimensions."""
+    """None where it has not converged within a subspace of a third of the dimensions, or will hardly do so."""
+    most, tolerance = min(T.shape) // 3, 1e-7
     start = torch.randn(T.shape[1], min(k + 10, *T.shape), generator=torch.Generator().manual_seed(0), dtype=T.dtype)
     block = torch.linalg.qr(T @ start.to(T.device)).Q
-    basis, looked_at = block, block.shape[1]
-    while 3 * basis.shape[1] <= min(T.shape):
+    basis, looked_at, before = block, block.shape[1], 1.0
+    while basis.shape[1] + block.shape[1] <= most:
         block = T @ (T.mT @ block)
         for _ in range(2):  # once leaves rounding errors that grow from block to block
             block = block - basis @ (basis.mT @ block)
@@ -154,13 +158,16 @@ def _krylov_svd(T: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor] | None:
         basis = torch.cat([basis, block], dim=1)
         if 2 * basis.shape[1] < 3 * looked_at:  # a look costs more than a step
             continue
-        looked_at = basis.shape[1]
         right, triangle = torch.linalg.qr(T.mT @ basis)
         inner, sigma, outer = torch.linalg.svd(triangle.mT)
         E, F = basis @ inner[:, :k], right @ outer[:k].mT
-        residual = torch.linalg.vector_norm(T @ F - E * sigma[:k], dim=0)
-        if float(residual.max()) <= 1e-7 * float(sigma[0]):
+        residual = float(torch.linalg.vector_norm(T @ F - E * sigma[:k], dim=0).max() / sigma[0].clamp(min=1e-300))
+        if residual <= tolerance:
             return E, sigma[:k], F
+        gained = math.log(before / residual) / (basis.shape[1] - looked_at)  # digits per dimension, and they get more
+        if basis.shape[1] + math.log(residual / tolerance) / max(gained, 1e-9) > 3 * most:
+            return None
+        looked_at, before = basis.shape[1], residual
     return None
 
 

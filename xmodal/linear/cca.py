@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -51,14 +52,13 @@ class LinearCCA(ClosedForm):
 
     def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
         check_ridges(self.r1, self.r2)
-        if self.svd_solver not in ("auto", "exact", "randomized"):
-            raise DataError(f"svd_solver must be 'auto', 'exact' or 'randomized', got {self.svd_solver!r}")
         k = components(self.n_components, S12)
         for name, view, r in (("view1", view1, self.r1), ("view2", view2, self.r2)):
             warn_of_degenerate(name, view, r)
-        solution = cca_solution(view1.S, view2.S, S12, self.r1 * float(view1.variances.mean()),
-                                self.r2 * float(view2.variances.mean()), k, svd_solver=self.svd_solver)
-        U, V = fix_signs(in_columns(view1, solution.U), in_columns(view2, solution.V))
+        scale1, scale2 = mean_deviation(view1), mean_deviation(view2)  # to solve it in units that float64 likes
+        solution = cca_solution(view1.S / scale1**2, view2.S / scale2**2, S12 / scale1 / scale2, self.r1, self.r2, k,
+                                svd_solver=self.svd_solver)
+        U, V = fix_signs(in_columns(view1, solution.U) / scale1, in_columns(view2, solution.V) / scale2)
         return Projection(view1.mean, view2.mean, U, V, solution.correlations)
 
 
@@ -76,10 +76,15 @@ def components(wanted: int | None, S12: Tensor) -> int:
     most = min(S12.shape)
     if wanted is None:
         return most
-    if not 1 <= wanted <= most:
-        raise DataError(f"n_components must be from 1 to {most} (the columns, or items, of the smaller view); "
-                        f"got {wanted}")
+    if not isinstance(wanted, Integral) or not 1 <= wanted <= most:
+        raise DataError(f"n_components must be a whole number from 1 to {most} (the columns, or items, of the smaller "
+                        f"view); got {wanted}")
     return int(wanted)
+
+
+def mean_deviation(view: ViewStatistics) -> float:
+    """The root of the mean variance of a view's columns; 1 for a constant view."""
+    return float(view.variances.mean().sqrt()) or 1.0
 
 
 def in_columns(view: ViewStatistics, directions: Tensor) -> Tensor:
@@ -90,13 +95,12 @@ def in_columns(view: ViewStatistics, directions: Tensor) -> Tensor:
 def warn_of_degenerate(name: str, view: ViewStatistics, r: float) -> None:
     """One warning that names the columns for which only the ridge stands between the fit and a division by zero."""
     findings = []
-    constant = view.variances <= (1e-14 * view.mean).square()
-    if bool(constant.any()):
-        findings.append(_listed(constant, "is constant", "are constant"))
+    if bool(view.constant.any()):
+        findings.append(_listed(view.constant, "is constant", "are constant"))
     if view.basis is not None:
         findings.append(f"there are {view.items} items for {len(view.mean)} columns")
     else:
-        dependent = determined_by_others(view.S, ~constant)
+        dependent = determined_by_others(view.S, ~view.constant)
         if bool(dependent.any()):
             findings.append(_listed(dependent, "is a combination of others", "are combinations of others"))
     if findings:

@@ -1,7 +1,9 @@
 """What the methods without a network share: scikit-learn's estimator interface, and the toolkit's model interface."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import h5py
@@ -74,9 +76,10 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _prepare(self, rows1: Rows, rows2: Rows) -> None:
         """Looks at the data before they are summed up."""
 
-    def _prepare_from(self, batches: Pairs) -> Pairs:
+    def _prepare_from(self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]
+                      ) -> tuple[Pairs, Iterable[Tensor], Iterable[Tensor]]:
         """Likewise for batches that can be read once; returns all of them, those looked at included."""
-        return batches
+        return batches, lone1, lone2
 
     # -- fitting arrays ---------------------------------------------------------------------------------------------
 
@@ -97,10 +100,10 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         table = None
         if pairs is not None or len(rows1) != len(rows2):
             table = check_pairs(pairs, len(rows1), len(rows2)).numpy()
-        self._start()
-        self._prepare(rows1, rows2)
-        return self._add_all(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0),
-                             lone_blocks(rows2, table, 1))
+        with self._anew():
+            self._prepare(rows1, rows2)
+            self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
+        return self
 
     def partial_fit(self: Self, X: Any = None, Y: Any = None, pairs: Any = None) -> Self:
         """Adds rows to what was fitted before; the decomposition waits until it is needed.
@@ -138,13 +141,17 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Adds the pairs that another one of the same kind was fitted to, perhaps in another process.
 
         Raises:
-            DataError: the other one is not fitted, or has other widths.
+            DataError: the other one is of another kind, not fitted, or has other widths.
         """
+        if type(other) is not type(self):
+            raise DataError(f"{type(self).__name__} can't merge with {type(other).__name__}")
         if other._sums is None:
             raise DataError("merge needs an estimator that was fitted in this session")
         if self._sums is None:
             self._start()
-            self.__dict__.update({name: value for name, value in other.__dict__.items() if name.endswith("in_")})
+        for name in ("n_features_in_", "n_features2_in_", "feature_names_in_"):
+            if not hasattr(self, name) and hasattr(other, name):
+                setattr(self, name, getattr(other, name))
         self._started().merge(other._sums)
         self._projection = None
         return self
@@ -163,24 +170,31 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             DataError: as :meth:`fit`.
         """
-        self._start()
-        return self._add_all(self._prepare_from(self._flat_pairs(batches)), map(self._flat1, lone1),
-                             map(self._flat2, lone2))
+        with self._anew():
+            self._add(*self._prepare_from(self._flat_pairs(batches), self._flat_items(lone1, self._flat1, "view1"),
+                                          self._flat_items(lone2, self._flat2, "view2")))
+        return self
 
     def _flat_pairs(self, batches: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
-        """Flattened copies: rows may be kept, and whoever makes the batches may use their memory again."""
+        """Flattened and checked."""
         for i, (x, y) in enumerate(batches):
             if i == 0:
-                self.n_features_in_, self.n_features2_in_ = x[:1].numel(), y[:1].numel()
+                self.n_features_in_, self.n_features2_in_ = math.prod(x.shape[1:]), math.prod(y.shape[1:])
             check_finite(x, f"view1 of batch {i + 1}")
             check_finite(y, f"view2 of batch {i + 1}")
-            yield self._flat1(x).detach().clone(), self._flat2(y).detach().clone()
+            yield self._flat1(x), self._flat2(y)
+
+    @staticmethod
+    def _flat_items(batches: Iterable[Tensor], flat: Callable[[Tensor], Tensor], name: str) -> Iterator[Tensor]:
+        for i, items in enumerate(batches):
+            check_finite(items, f"{name} of batch {i + 1} of items without a partner")
+            yield flat(items)
 
     def _flat1(self, x: Tensor) -> Tensor:
-        return _flat("view1", x, self.n_features_in_)
+        return _flat("view1", x, getattr(self, "n_features_in_", None))
 
     def _flat2(self, y: Tensor) -> Tensor:
-        return _flat("view2", y, self.n_features2_in_)
+        return _flat("view2", y, getattr(self, "n_features2_in_", None))
 
     def fit_split(self: Self, split: PairSplit, *, seed: int = 0, progress: Callable[[int], None] | None = None
                   ) -> Self:
@@ -219,10 +233,16 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         for y in lone2:
             sums.add(None, self._map_view2(y))
 
-    def _add_all(self: Self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]) -> Self:
-        self._add(batches, lone1, lone2)
-        self._fitted()
-        return self
+    @contextmanager
+    def _anew(self) -> Iterator[None]:
+        """A fit from the beginning; one that fails is none."""
+        self._start()
+        try:
+            yield
+            self._fitted()
+        except BaseException:
+            self._sums = self._projection = None
+            raise
 
     # -- what was fitted --------------------------------------------------------------------------------------------
 
@@ -243,27 +263,27 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     @property
     def correlations_(self) -> np.ndarray:
         """(k,) canonical correlations of the fitted pairs, descending, lowered by the ridges."""
-        return self._fitted().correlations.cpu().numpy()
+        return self._fitted().correlations.cpu().numpy().copy()
 
     @property
     def U_(self) -> np.ndarray:  # noqa: N802 (the papers' name)
         """(d1, k) projection of centred view 1; of its features, for kernels."""
-        return self._fitted().U.cpu().numpy()
+        return self._fitted().U.cpu().numpy().copy()
 
     @property
     def V_(self) -> np.ndarray:  # noqa: N802
         """(d2, k) projection of centred view 2."""
-        return self._fitted().V.cpu().numpy()
+        return self._fitted().V.cpu().numpy().copy()
 
     @property
     def mean1_(self) -> np.ndarray:
         """(d1,) mean of view 1."""
-        return self._fitted().mean1.cpu().numpy()
+        return self._fitted().mean1.cpu().numpy().copy()
 
     @property
     def mean2_(self) -> np.ndarray:
         """(d2,) mean of view 2."""
-        return self._fitted().mean2.cpu().numpy()
+        return self._fitted().mean2.cpu().numpy().copy()
 
     @property
     def _n_features_out(self) -> int:
@@ -308,7 +328,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that embedding needs, by name."""
-        return dict(self._fitted()._asdict())
+        return {name: tensor.clone() for name, tensor in self._fitted()._asdict().items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes up what :meth:`state_dict` returned.
@@ -316,9 +336,12 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             CheckpointError: it is not that.
         """
-        missing = [name for name in Projection._fields if name not in tensors]
-        if missing:
-            raise CheckpointError(f"{type(self).__name__} has no {missing[0]}")
+        for name, ndim in zip(Projection._fields, (1, 1, 2, 2, 1), strict=True):
+            if name not in tensors:
+                raise CheckpointError(f"{type(self).__name__} has no {name}")
+            if not isinstance(tensors[name], Tensor) or tensors[name].ndim != ndim or tensors[name].is_complex():
+                raise CheckpointError(f"{name} of {type(self).__name__} must be a real tensor of {ndim} "
+                                      f"dimension{'s'[:ndim - 1]}")
         found = Projection(*(tensors[name].double() for name in Projection._fields))
         d1, d2, k = len(found.mean1), len(found.mean2), len(found.correlations)
         if found.U.shape != (d1, k) or found.V.shape != (d2, k):
@@ -340,16 +363,15 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _rows1(self, X: Any, reset: bool, least: int = 2) -> Rows:
         if _read_by_blocks(X):
-            width = int(X.shape[1]) if len(X.shape) == 2 else 0
-            if reset:
-                self.n_features_in_ = width
+            rows = Rows(X, "X", least)
         else:
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=least)
-            width = X.shape[1]
-        rows = Rows(X, "X")
-        if width != self.n_features_in_:
-            raise DataError(f"X has {width} features, but {type(self).__name__} is expecting {self.n_features_in_} "
-                            "features as input")
+            rows = Rows(X, "X", least)
+        if reset:
+            self.n_features_in_ = rows.width
+        elif rows.width != self.n_features_in_:
+            raise DataError(f"X has {rows.width} features, but {type(self).__name__} is expecting "
+                            f"{self.n_features_in_} features as input")
         return rows
 
     def _rows2(self, Y: Any, reset: bool, least: int = 2) -> Rows:
@@ -359,7 +381,9 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if not _read_by_blocks(Y):
             Y = check_array(Y, dtype="numeric", ensure_2d=False, ensure_all_finite=False, ensure_min_samples=least,
                             input_name="Y")
-        rows = Rows(Y[:, None] if len(Y.shape) == 1 else Y, "Y")
+        if len(Y.shape) == 1:
+            Y = (Y if isinstance(Y, Tensor) else np.asarray(Y))[:, None]
+        rows = Rows(Y, "Y", least)
         if reset:
             self.n_features2_in_ = rows.width
         elif rows.width != self.n_features2_in_:
@@ -378,13 +402,13 @@ def _read_by_blocks(values: Any) -> bool:
     return isinstance(values, Tensor | h5py.Dataset)
 
 
-def _flat(name: str, items: Tensor, width: int) -> Tensor:
-    """(n, *shape) to (n, width).
+def _flat(name: str, items: Tensor, width: int | None) -> Tensor:
+    """(n, *shape) to (n, width), any width while none is known.
 
     Raises:
         DataError: it has another number of values.
     """
     flat = items.flatten(1) if items.ndim > 1 else items[:, None]
-    if flat.shape[1] != width:
+    if flat.shape[1] != (width or flat.shape[1]):
         raise DataError(f"{name} has items of {flat.shape[1]} values; expected {width}")
     return flat

@@ -46,7 +46,7 @@ def median_gamma(sample: Tensor) -> float:
     heuristic (Gretton et al. 2012); 1 for a sample without two different rows."""
     distances = squared_distances(sample, sample)
     apart = distances[torch.triu(torch.ones_like(distances, dtype=torch.bool), diagonal=1)]
-    apart = apart[apart > 1e-12 * sample.square().sum(dim=1).mean()]
+    apart = apart[apart > 1e-12 * distances.mean()]
     return 1.0 / (2.0 * float(apart.median())) if len(apart) else 1.0
 
 
@@ -85,6 +85,13 @@ class FeatureMap(NamedTuple):
             return self.frequencies.shape[0]
         return None if self.whitening is None else self.whitening.shape[0]
 
+    @property
+    def n_features(self) -> int | None:
+        """How many features an item gets; None where it is its own."""
+        if self.frequencies is not None:
+            return 2 * self.frequencies.shape[1]
+        return None if self.whitening is None else self.whitening.shape[1]
+
     def tensors(self) -> dict[str, Tensor]:
         """What there is, by name."""
         parts = {name: getattr(self, name) for name in ("landmarks", "whitening", "frequencies")}
@@ -116,8 +123,12 @@ def inverse_root(K: Tensor) -> Tensor:
     """(m, q) ``W`` with ``W Wᵀ`` the pseudo-inverse of a kernel matrix (m, m); directions of no weight are left out.
 
     Raises:
-        DataError: an eigenvalue is negative beyond rounding.
+        DataError: an eigenvalue is negative beyond rounding, or a value not finite.
     """
+    if not bool(torch.isfinite(K).all()):
+        raise DataError("kernel values are not finite: scale the items, or choose another gamma, degree or coef0")
+    if not bool(K.any()):  # a view that is constant at zero: one feature, likewise
+        return torch.zeros_like(K[:, :1])
     values, vectors = torch.linalg.eigh(0.5 * (K + K.mT))
     largest = float(values[-1])
     if float(values[0]) < -1e-6 * max(largest, 0.0) or largest <= 0:

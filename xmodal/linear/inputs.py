@@ -14,7 +14,7 @@ from xmodal.data.streamed import read_rows
 from xmodal.errors import DataError
 
 #: How much of two views, as float64, is worked on at a time.
-BLOCK_BYTES = 1 << 25
+BLOCK_BYTES = 1 << 24
 
 
 class Rows:
@@ -23,12 +23,17 @@ class Rows:
     Args:
         values: a two-dimensional array, memory map, tensor or HDF5 dataset.
         name: what errors call it.
+        least: how many items there must be.
     """
 
-    def __init__(self, values: Any, name: str) -> None:
+    def __init__(self, values: Any, name: str, least: int = 1) -> None:
         self.values, self.name = values, name
-        if len(values.shape) != 2:
+        if len(values.shape) != 2 or values.shape[1] == 0:
             raise DataError(f"{name} must have two dimensions, items by features; got shape {tuple(values.shape)}")
+        if len(values) < least:
+            raise DataError(f"{name} must have at least {least} items; got {len(values)}")
+        if isinstance(values, Tensor) and values.is_complex():
+            raise DataError(f"{name} must hold real numbers; got {values.dtype}")
         self.width = int(values.shape[1])
 
     def __len__(self) -> int:
@@ -64,14 +69,14 @@ def _tensor(array: np.ndarray) -> Tensor:
     known = array.dtype.isnative and array.dtype != np.longdouble and (array.dtype.kind != "u" or array.itemsize == 1)
     if not known:  # to torch
         array = array.astype(np.float64)
-    if not array.flags.writeable or min(array.strides, default=0) < 0:
+    if not array.flags.writeable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy()
     return torch.from_numpy(array)
 
 
 def block_rows(width: int) -> int:
     """How many rows to work on at a time, for this many columns."""
-    return max(256, BLOCK_BYTES // (8 * width))
+    return max(512, BLOCK_BYTES // (8 * width))
 
 
 def paired_blocks(rows1: Rows, rows2: Rows, pairs: np.ndarray | None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,16 +3,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
 from xmodal.errors import CheckpointError, DataError, did_you_mean
-from xmodal.linalg import EXACT, cca_solution, fix_signs, leading_svd, noise_floor
+from xmodal.linalg import EXACT, LEAST_RIDGE, cca_solution, fix_signs, leading_svd, noise_floor
 from xmodal.linear.cca import check_ridges, components, in_columns
 from xmodal.linear.closed_form import ClosedForm, Pairs, Projection
 from xmodal.linear.features import KERNELS, FeatureMap, Kernel, fourier, median_gamma, nystroem, precomputed
@@ -80,16 +82,18 @@ class KernelCCA(ClosedForm):
 
     def _prepare(self, rows1: Rows, rows2: Rows) -> None:
         self._check()
-        generator = self._generator()
+        seed = self._seed()
+        choose = torch.Generator().manual_seed(seed)
         samples = []
         for rows, kernel in zip((rows1, rows2), _both(self.kernel), strict=True):
             size = len(rows) if kernel == "precomputed" else min(len(rows), self._sample_size())
-            chosen = np.sort(torch.randperm(len(rows), generator=generator)[:size].numpy())
+            chosen = np.sort(torch.randperm(len(rows), generator=choose)[:size].numpy())
             samples.append(rows.take(slice(None) if size == len(rows) else chosen))
-        self._make_maps(samples[0], samples[1], generator)
+        self._make_maps(samples[0], samples[1], seed)
 
-    def _prepare_from(self, batches: Pairs) -> Pairs:
-        """The first pairs are the sample: they should come in random order."""
+    def _prepare_from(self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]
+                      ) -> tuple[Pairs, Iterable[Tensor], Iterable[Tensor]]:
+        """The first pairs are the sample: they should come in random order. The exact form looks at all items."""
         self._check()
         if "precomputed" in _both(self.kernel):
             raise DataError("a precomputed kernel can't come in batches; use fit(K1, K2)")
@@ -98,27 +102,33 @@ class KernelCCA(ClosedForm):
             batch = next(batches, None)
             if batch is None:
                 break
-            first.append(batch)
+            first.append((batch[0].detach().clone(), batch[1].detach().clone()))  # its memory may be used again
             count += len(batch[0])
-        if not count:
-            raise DataError("a covariance needs at least two pairs, got 0")
-        x, y = (torch.cat(views)[:int(min(count, self._sample_size()))] for views in zip(*first, strict=True))
-        self._make_maps(x, y, self._generator())
-        return chain(first, batches)
+        if count < 2:
+            raise DataError(f"a covariance needs at least two pairs, got {count}")
+        if self._is_exact():
+            lone1, lone2 = ([items.detach().clone() for items in lone] for lone in (lone1, lone2))
+        size = min(count, self._sample_size())
+        sample1, sample2 = (torch.cat([*views, *lone])[:None if self._is_exact() else int(size)]
+                            for views, lone in zip(zip(*first, strict=True),
+                                                   (lone1, lone2) if self._is_exact() else ((), ()), strict=True))
+        self._make_maps(sample1, sample2, self._seed())
+        return chain(first, batches), lone1, lone2
 
-    def _generator(self) -> torch.Generator:
+    def _seed(self) -> int:
         if self.random_state is None:
-            seed = int(torch.randint(2**31 - 1, ()))
-        else:
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        return torch.Generator().manual_seed(seed)
+            return int(torch.randint(2**31 - 1, ()))
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _make_maps(self, sample1: Tensor, sample2: Tensor, generator: torch.Generator) -> None:
+    def _make_maps(self, sample1: Tensor, sample2: Tensor, seed: int) -> None:
+        """Features of both views, by samples of their items; what is drawn for them depends on the seed alone, the
+        order of the samples on their sizes, too."""
+        shuffle, draw = torch.Generator().manual_seed(seed + 1), torch.Generator().manual_seed(seed)
         maps = []
         for name, gamma, sample in zip(_both(self.kernel), _both(self.gamma), (sample1, sample2), strict=True):
-            shuffled = sample if name == "precomputed" else \
-                sample[torch.randperm(len(sample), generator=generator).to(sample.device)].double()
-            maps.append(_moved(self._make_map(name, gamma, shuffled, generator), self.device))
+            if name != "precomputed":
+                sample = sample[torch.randperm(len(sample), generator=shuffle).to(sample.device)].double()
+            maps.append(_moved(self._make_map(name, gamma, sample, draw), self.device))
         self._maps = maps[0], maps[1]
 
     def _make_map(self, name: str, gamma: float | None, sample: Tensor, generator: torch.Generator) -> FeatureMap:
@@ -142,8 +152,12 @@ class KernelCCA(ClosedForm):
 
     def _chosen_maps(self) -> tuple[FeatureMap, FeatureMap]:
         if self._maps is None:
-            raise DataError("kernel CCA chooses its features by the first pairs; items without a partner come after")
+            raise NotFittedError("this KernelCCA is not fitted yet: call fit first")
         return self._maps
+
+    def _start(self) -> None:
+        super()._start()
+        self._maps = None
 
     def _add(self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]) -> None:
         """In small blocks: features may be many times wider than items."""
@@ -156,6 +170,8 @@ class KernelCCA(ClosedForm):
     def partial_fit(self, X: Any = None, Y: Any = None, pairs: Any = None) -> KernelCCA:
         """As :meth:`xmodal.LinearCCA.partial_fit`, if approximated: landmarks and bandwidths are chosen by the first
         rows, which should be a fair sample; the exact form needs all pairs at once."""
+        if self._maps is None and (X is None or Y is None):
+            raise DataError("kernel CCA chooses its features by the first pairs; items without a partner come after")
         return super().partial_fit(X, Y, pairs)
 
     def merge(self, other: ClosedForm) -> KernelCCA:
@@ -164,13 +180,14 @@ class KernelCCA(ClosedForm):
         Raises:
             DataError: its features are others (another gamma, random_state or landmarks).
         """
-        if self._maps is None:
-            self._maps = getattr(other, "_maps", None)
         mine, theirs = self._map_tensors(), other._map_tensors() if isinstance(other, KernelCCA) else {}
-        if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
+        if mine and theirs and (mine.keys() != theirs.keys()
+                                or not all(torch.equal(mine[name], theirs[name]) for name in mine)):
             raise DataError("merge needs the same features on both sides: give both one gamma and one random_state "
                             "(landmarks of other rows are other features)")
-        return super().merge(other)
+        super().merge(other)
+        self._maps = self._maps or cast(KernelCCA, other)._maps
+        return self
 
     def _is_exact(self) -> bool:
         return self.approximation is None and set(_both(self.kernel)) != {"linear"}
@@ -191,8 +208,15 @@ class KernelCCA(ClosedForm):
             raise DataError("a precomputed kernel is exact: leave approximation at None")
         if self.approximation == "fourier" and "poly" in _both(self.kernel):
             raise DataError("random Fourier features are those of an RBF kernel; with 'poly' use 'nystroem'")
-        if not isinstance(self.n_features, int | np.integer) or self.n_features < 1:
-            raise DataError(f"n_features must be a whole number of at least 1, got {self.n_features!r}")
+        for name in ("n_features", "degree"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not abs(self.coef0) < float("inf"):
+            raise DataError(f"coef0 must be a number, got {self.coef0!r}")
+        for gamma in _both(self.gamma):
+            if gamma is not None and not 0 < gamma < float("inf"):
+                raise DataError(f"gamma must be a number above 0, got {gamma!r}")
 
     def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
         k = components(self.n_components, S12)
@@ -231,15 +255,39 @@ class KernelCCA(ClosedForm):
         super().load_state_dict(tensors)
         maps = []
         for i, name in enumerate(_both(self.kernel), start=1):
-            parts = {part: tensors.get(f"map{i}.{part}") for part in ("landmarks", "whitening", "frequencies")}
-            gamma = tensors.get(f"map{i}.gamma")
-            if gamma is None:
-                raise CheckpointError(f"KernelCCA has no map{i}.gamma")
-            kernel = Kernel(name, float(gamma), self.degree, float(self.coef0))
-            maps.append(FeatureMap(kernel, **parts))
+            kernel = Kernel(name, 1.0, self.degree, float(self.coef0))
+            maps.append(self._loaded(kernel, {part.partition(".")[2]: tensor for part, tensor in tensors.items()
+                                              if part.startswith(f"map{i}.")}, f"map{i}"))
+        for features, mean in zip(maps, (tensors["mean1"], tensors["mean2"]), strict=True):
+            if features.n_features not in (None, len(mean)):
+                raise CheckpointError(f"KernelCCA has {features.n_features} features and a mean of {len(mean)}")
         self._maps = maps[0], maps[1]
         self.n_features_in_ = maps[0].width or self.n_features_in_
         self.n_features2_in_ = maps[1].width or self.n_features2_in_
+
+    def _loaded(self, kernel: Kernel, parts: Mapping[str, Tensor], name: str) -> FeatureMap:
+        """The features of a view from their tensors.
+
+        Raises:
+            CheckpointError: some are missing, left over or don't fit each other.
+        """
+        if kernel.name == "linear":
+            expected: tuple[str, ...] = ("gamma",)
+        elif kernel.name == "precomputed":
+            expected = ("gamma", "whitening")
+        else:
+            expected = ("gamma", "frequencies") if self.approximation == "fourier" else \
+                ("gamma", "landmarks", "whitening")
+        missing = [part for part in expected if part not in parts]
+        if missing or len(parts) > len(expected):
+            raise CheckpointError(f"KernelCCA has no {name}.{missing[0]}" if missing else
+                                  f"{name} of KernelCCA must consist of {', '.join(expected)}; got {', '.join(parts)}")
+        matrices = {part: parts[part] for part in expected[1:]}
+        if parts["gamma"].ndim != 0 or any(matrix.ndim != 2 for matrix in matrices.values()) or (
+                "landmarks" in matrices and len(matrices["landmarks"]) != len(matrices["whitening"])):
+            raise CheckpointError(f"the shapes of {name} don't fit each other: "
+                                  f"{', '.join(f'{part} {tuple(parts[part].shape)}' for part in expected)}")
+        return FeatureMap(kernel._replace(gamma=float(parts["gamma"])), **matrices)
 
     def to(self, device: torch.device | str) -> KernelCCA:
         """Moves what was fitted."""
@@ -257,7 +305,7 @@ def bach_jordan_whitening(C: Tensor, kappa: float) -> Tensor:
     """(q, q) ``W`` with ``W Wᵀ`` the inverse of ``(C + κ/2 I)² C⁻¹``: by eigenvalues of ``C``, ``√λ / (λ + κ/2)``."""
     values, vectors = torch.linalg.eigh(C)
     values = values.clamp(min=0)
-    return vectors * (values.sqrt() / (values + 0.5 * kappa + noise_floor(C, EXACT)))
+    return vectors * (values.sqrt() / (values + 0.5 * kappa + noise_floor(C, EXACT) + LEAST_RIDGE))
 
 
 def _both(value: Any) -> tuple[Any, Any]:

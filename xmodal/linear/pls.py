@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import cast
 
 import torch
 from sklearn.exceptions import NotFittedError
@@ -11,7 +13,7 @@ from xmodal.errors import CheckpointError, DataError
 from xmodal.linalg import fix_signs, leading_svd
 from xmodal.linear.cca import components, in_columns
 from xmodal.linear.closed_form import ClosedForm, Pairs, Projection
-from xmodal.linear.sums import ViewStatistics
+from xmodal.linear.sums import PairSums, ViewStatistics
 
 
 class PLS(ClosedForm):
@@ -33,8 +35,8 @@ class PLS(ClosedForm):
 
     def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
         E, covariances, F = leading_svd(S12, components(self.n_components, S12), self.svd_solver)
-        variances = (E * (view1.S @ E)).sum(dim=0) * (F * (view2.S @ F)).sum(dim=0)
-        correlations = torch.where(variances > 0, covariances / variances.clamp(min=1e-300).sqrt(), 0.0).clamp(max=1.0)
+        deviations = (E * (view1.S @ E)).sum(dim=0).sqrt() * (F * (view2.S @ F)).sum(dim=0).sqrt()
+        correlations = torch.where(deviations > 0, covariances / deviations, 0.0).clamp(max=1.0)
         U, V = fix_signs(in_columns(view1, E), in_columns(view2, F))
         return Projection(view1.mean, view2.mean, U, V, correlations)
 
@@ -59,7 +61,11 @@ class Identity(ClosedForm):
 
     def _add(self, batches: Pairs, lone1: Iterable[Tensor], lone2: Iterable[Tensor]) -> None:
         sums = self._started()
+        for _ in chain(lone1, lone2):
+            pass  # read, and so checked
         for x, y in batches:
+            if len(x) != len(y):
+                raise DataError(f"expected as many rows of view1 as of view2; got {len(x)} and {len(y)}")
             if x.shape[1] != y.shape[1] or x.shape[1] != (self._width or x.shape[1]):
                 raise DataError("Identity compares items as they are, which needs views of one width; got "
                                 f"{self._width or x.shape[1]} and {y.shape[1]} values")
@@ -68,9 +74,21 @@ class Identity(ClosedForm):
 
     def _fitted(self) -> Projection:
         """There is none, but there must have been pairs."""
+        if self._sums is not None and self._sums.n_pairs < 2:
+            raise DataError(f"Identity needs at least two pairs, as all methods do; got {self._sums.n_pairs}")
         if self._width is None:
             raise NotFittedError("this Identity is not fitted yet: call fit first")
         return Projection(*(torch.zeros(0),) * 5)
+
+    def merge(self, other: ClosedForm) -> Identity:
+        """Adds the count of pairs of another one."""
+        super().merge(other)
+        width = cast(Identity, other)._width
+        if self._width not in (None, width):
+            raise DataError(f"can't merge: views have a width of {self._width} here and of {width} there")
+        self._width = width
+        self._started().n_pairs += cast(PairSums, other._sums).n_pairs
+        return self
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._width is not None
@@ -99,7 +117,7 @@ class Identity(ClosedForm):
         Raises:
             CheckpointError: it is not that.
         """
-        if set(tensors) != {"width"}:
+        if set(tensors) != {"width"} or tensors["width"].ndim != 0 or int(tensors["width"]) < 1:
             raise CheckpointError("Identity keeps a width and nothing else")
         self._width = self.n_features_in_ = self.n_features2_in_ = int(tensors["width"])
 

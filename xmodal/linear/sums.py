@@ -19,6 +19,7 @@ class ViewStatistics(NamedTuple):
     mean: Tensor  #: (d,) mean of all items, weighted
     S: Tensor  #: (q, q) covariance of all items, weighted; q = d, or the number of items if that is less
     variances: Tensor  #: (d,) of the columns
+    constant: Tensor  #: (d,) bool: columns whose variance is rounding; they are 0 in S and in the cross-covariance
     basis: Tensor | None  #: (d, q) orthonormal, the span of the centred items; None where q = d
     items: int  #: how many
 
@@ -45,47 +46,52 @@ class PairSums:
     def add(self, x: Tensor | None, y: Tensor | None) -> None:
         """A batch of pairs (n, d1), (n, d2); with one of them None, of items without a partner.
 
-        While rows are kept they are not copied: what is passed must not change afterwards.
-
         Raises:
             DataError: widths other than before, or different numbers of rows.
         """
         for i, z in enumerate((x, y)):
-            if z is None:
-                continue
-            expected = self._widths[i]
-            if z.ndim != 2 or z.shape[1] != (z.shape[1] if expected is None else expected):
-                raise DataError(f"view{i + 1} must have {expected or 'some'} columns as before; got rows of shape "
-                                f"{tuple(z.shape[1:])}")
-            self._widths[i] = z.shape[1]
+            if z is not None:
+                self._check_width(i, z)
         if x is not None and y is not None and len(x) != len(y):
             raise DataError(f"expected as many rows of view1 as of view2; got {len(x)} and {len(y)}")
         self._count(x, y)
-        if self._rows is not None:
-            self._rows.append((x, y))
-            if self._rows_take_more():
-                self._sum_up()
-        else:
+        if self._rows is not None and self._rows_take_more():
+            self._sum_up()
+        if self._rows is None:
             self._add_to_covariances(x, y)
+        else:  # copied: whoever passed them may use their memory again
+            self._rows.append((None if x is None else x.detach().clone(), None if y is None else y.detach().clone()))
+
+    def _check_width(self, view: int, z: Tensor) -> None:
+        expected = self._widths[view]
+        if z.ndim != 2 or (expected is not None and z.shape[1] != expected):
+            raise DataError(f"view{view + 1} must have {expected or 'some'} columns as before; got rows of shape "
+                            f"{tuple(z.shape[1:])}")
+        self._widths[view] = z.shape[1]
 
     def merge(self, other: PairSums) -> None:
-        """Adds what another accumulator has seen, perhaps in another process."""
+        """Adds what another accumulator has seen, perhaps in another process.
+
+        Raises:
+            DataError: it is this one, or has other widths.
+        """
+        if other is self:
+            raise DataError("can't merge with itself: its pairs would count twice")
+        for i, (mine, theirs) in enumerate(zip(self._widths, other._widths, strict=True)):
+            if mine is not None and theirs is not None and mine != theirs:
+                raise DataError(f"can't merge: view{i + 1} has a width of {mine} here and of {theirs} there")
         if other._rows is not None:
             for x, y in other._rows:
                 self.add(x, y)
             return
-        if other._pairs is None or other._alone is None:
-            return
-        if None not in self._widths and self._widths != other._widths:
-            raise DataError(f"can't merge views of widths {self._widths} with {other._widths}")
         self._widths = list(other._widths)
         if self._rows is not None:
             self._sum_up()
-        if self._pairs is None or self._alone is None:
-            raise DataError("nothing to merge with")
+        if self._pairs is None or self._alone is None or other._pairs is None or other._alone is None:
+            return
         self._pairs.merge(other._pairs)
-        for mine, theirs in zip(self._alone, other._alone, strict=True):
-            mine.merge(theirs)
+        for into, alone in zip(self._alone, other._alone, strict=True):
+            into.merge(alone)
         self.n_pairs += other.n_pairs
         self.n_alone = [a + b for a, b in zip(self.n_alone, other.n_alone, strict=True)]
 
@@ -155,8 +161,15 @@ class PairSums:
                 S.mul_(view.count - 1).add_(alone.S, alpha=weight * (alone.count - 1))
                 S.addr_(delta, delta, alpha=view.count * extra / total).div_(total - 1)
                 mean = mean + delta * (extra / total)
-            views.append(ViewStatistics(mean, S, S.diagonal().clone(), None, view.count + alone.count))
-        return views[0], views[1], self._pairs.S12
+            variances = S.diagonal().clone()
+            constant = _constant(mean, variances)
+            S[constant] = 0
+            S[:, constant] = 0
+            views.append(ViewStatistics(mean, S, variances, constant, None, view.count + alone.count))
+        S12 = self._pairs.S12
+        S12[views[0].constant] = 0
+        S12[:, views[1].constant] = 0
+        return views[0], views[1], S12
 
     def _of_rows(self, rows: list[Part], weights: list[float]) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
         paired = [(x, y) for x, y in rows if x is not None and y is not None]
@@ -170,14 +183,21 @@ class PairSums:
             mean = (w * Z).sum(dim=0) / w.sum()
             Z = Z - mean
             variances = (w * Z.square()).sum(dim=0) / (w.sum() - 1)
+            constant = _constant(mean, variances)
+            Z[:, constant] = 0
             basis = None
             if len(Z) < Z.shape[1]:
                 basis, triangle = torch.linalg.qr(Z.mT)
                 Z = triangle.mT
-            views.append(ViewStatistics(mean, (w * Z).mT @ Z / (w.sum() - 1), variances, basis, len(Z)))
+            views.append(ViewStatistics(mean, (w * Z).mT @ Z / (w.sum() - 1), variances, constant, basis, len(Z)))
             coordinates.append(Z[:self.n_pairs])
         A, B = (Z - Z.mean(dim=0) for Z in coordinates)  # the pairs' own mean: others may lie elsewhere
         return views[0], views[1], A.mT @ B / (self.n_pairs - 1)
+
+
+def _constant(mean: Tensor, variances: Tensor) -> Tensor:
+    """Which columns are the same everywhere, as far as float64 sums can tell."""
+    return variances <= (1e-14 * mean).square()
 
 
 def _weight(wanted: float | Literal["auto"], width: int | None, alone: int) -> float:
