@@ -59,7 +59,7 @@ def test_correlations_solve_the_generalised_eigenproblem(d1, d2, r1, r2):
     k = min(d1, d2)
     U, V, correlations = cca_solution(S11, S22, S12, r1, r2)
     assert U.shape == (d1, k) and V.shape == (d2, k)
-    np.testing.assert_allclose(correlations, values[::-1][:k], atol=1e-12)
+    np.testing.assert_allclose(correlations, values[::-1][:k], rtol=0, atol=1e-12)
     for i in range(k):                                  # and so do the directions, each up to its sign
         w = np.concatenate([U[:, i], V[:, i]])
         reference = vectors[:, ::-1][:, i] * np.sqrt(2)
@@ -72,11 +72,11 @@ def test_correlations_are_the_singular_values_of_the_explicitly_whitened_matrix(
     S11, S22, S12 = covariances(60, d1, d2, seed)
     T = inverse_square_root(S11.numpy()) @ S12.numpy() @ inverse_square_root(S22.numpy())
     U, V, correlations = cca_solution(S11, S22, S12)
-    np.testing.assert_allclose(correlations, np.linalg.svd(T, compute_uv=False), atol=1e-9)
+    np.testing.assert_allclose(correlations, np.linalg.svd(T, compute_uv=False), rtol=0, atol=1e-9)
     k = min(d1, d2)
     np.testing.assert_allclose(U.T @ S11 @ U, np.eye(k), atol=1e-8)
     np.testing.assert_allclose(V.T @ S22 @ V, np.eye(k), atol=1e-8)
-    np.testing.assert_allclose(U.T @ S12 @ V, np.diag(correlations), atol=1e-8)
+    np.testing.assert_allclose(U.T @ S12 @ V, np.diag(correlations), rtol=0, atol=1e-8)
     assert (correlations.diff() <= 0).all() and (correlations >= 0).all() and (correlations <= 1).all()
 
 
@@ -254,7 +254,7 @@ def assert_leading(T: torch.Tensor, k: int, solver: str, subspaces: bool = True)
     E, sigma, F = leading_svd(T, k, solver)
     left, values, right = np.linalg.svd(T.numpy(), full_matrices=False)
     assert E.shape == (T.shape[0], k) and sigma.shape == (k,) and F.shape == (T.shape[1], k)
-    np.testing.assert_allclose(sigma, values[:k], atol=1e-10 * max(values[0], 1e-300))
+    np.testing.assert_allclose(sigma, values[:k], rtol=0, atol=1e-10 * max(values[0], 1e-300))
     np.testing.assert_allclose(E.mT @ E, np.eye(k), atol=1e-10)
     np.testing.assert_allclose(F.mT @ F, np.eye(k), atol=1e-10)
     assert (sigma.diff() <= 1e-12 * values[0]).all()
@@ -373,5 +373,5 @@ def test_cca_by_either_solver_solves_the_generalised_eigenproblem(solver):
     values = scipy.linalg.eigh(left, scipy.linalg.block_diag(S11.numpy(), S22.numpy()) + 0.1 * np.eye(110),
                                eigvals_only=True)
     U, V, correlations = cca_solution(S11, S22, S12, 0.1, 0.1, n_components=2, svd_solver=solver)
-    np.testing.assert_allclose(correlations, values[::-1][:2], atol=1e-10)
+    np.testing.assert_allclose(correlations, values[::-1][:2], rtol=0, atol=1e-10)
     np.testing.assert_allclose(U.mT @ S12 @ V, torch.diag(correlations), atol=1e-6)

@@ -125,9 +125,9 @@ def test_everything_is_that_of_the_closed_form(d1, d2, r1, r2):
     x, y = gaussian_views(100, [0.8], d1, d2)
     model = LinearCCA(r1=r1, r2=r2).fit(x, y)
     U, V, correlations = closed_form(x, y, r1, r2)
-    np.testing.assert_allclose(model.correlations_, correlations, atol=1e-8)
-    np.testing.assert_allclose(model.U_, aligned(model.U_, U), atol=1e-8)
-    np.testing.assert_allclose(model.V_, aligned(model.V_, V), atol=1e-8)
+    np.testing.assert_allclose(model.correlations_, correlations, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(model.U_, aligned(model.U_, U), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(model.V_, aligned(model.V_, V), rtol=0, atol=1e-8)
     np.testing.assert_allclose(model.mean1_, x.mean(axis=0))
     np.testing.assert_allclose(model.mean2_, y.mean(axis=0))
     assert model.n_pairs_ == 100
@@ -142,7 +142,7 @@ def test_correlations_solve_the_generalised_eigenproblem(r1, r2):
     right = scipy.linalg.block_diag(S11 + r1 * np.trace(S11) / 6 * np.eye(6), S22 + r2 * np.trace(S22) / 4 * np.eye(4))
     values, vectors = scipy.linalg.eigh(left, right)
     model = LinearCCA(r1=r1, r2=r2).fit(x, y)
-    np.testing.assert_allclose(model.correlations_, values[::-1][:4], atol=1e-8)
+    np.testing.assert_allclose(model.correlations_, values[::-1][:4], rtol=0, atol=1e-8)
     joint = np.concatenate([model.U_, model.V_])
     np.testing.assert_allclose(joint, aligned(joint, vectors[:, ::-1][:, :4] * np.sqrt(2)), atol=1e-8)
 
@@ -166,7 +166,7 @@ def test_coordinates_are_white_and_meet_in_the_diagonal():
     S11, S22, S12 = covariances(z1, z2)
     np.testing.assert_allclose(S11, np.eye(4), atol=1e-8)
     np.testing.assert_allclose(S22, np.eye(4), atol=1e-8)
-    np.testing.assert_allclose(S12, np.diag(model.correlations_), atol=1e-8)
+    np.testing.assert_allclose(S12, np.diag(model.correlations_), rtol=0, atol=1e-8)
     assert (np.diff(model.correlations_) <= 0).all()
 
 
@@ -182,7 +182,7 @@ def test_components_are_the_first_of_all():
     x, y = gaussian_views(60, [0.9, 0.5], 5, 4)
     every, two = LinearCCA().fit(x, y), LinearCCA(2).fit(x, y)
     np.testing.assert_allclose(two.transform(x), every.transform(x)[:, :2], atol=1e-10)
-    np.testing.assert_allclose(two.correlations_, every.correlations_[:2], atol=1e-12)
+    np.testing.assert_allclose(two.correlations_, every.correlations_[:2], rtol=0, atol=1e-12)
 
 
 def test_signs_make_the_largest_entry_of_each_column_of_u_positive():
@@ -204,7 +204,7 @@ def test_invertible_maps_of_a_view_change_nothing(seed, of_view1):
     plain = LinearCCA(r1=0, r2=0).fit(x, y)
     x2, y2 = (x @ A + b, y) if of_view1 else (x, y @ A + b)
     mapped = LinearCCA(r1=0, r2=0).fit(x2, y2)
-    np.testing.assert_allclose(mapped.correlations_, plain.correlations_, atol=1e-8)
+    np.testing.assert_allclose(mapped.correlations_, plain.correlations_, rtol=0, atol=1e-8)
     for z, expected in zip(mapped.transform(x2, y2), plain.transform(x, y), strict=True):
         np.testing.assert_allclose(z * plain.correlations_, aligned(z, expected) * plain.correlations_, atol=1e-5)
 
@@ -229,7 +229,7 @@ def test_tiny_scales_mean_nothing_either(model, s1, s2):
 def test_views_can_be_swapped():
     x, y = gaussian_views(100, [0.9, 0.5], 4, 3)
     one, other = LinearCCA(r1=0.1, r2=0.01).fit(x, y), LinearCCA(r1=0.01, r2=0.1).fit(y, x)
-    np.testing.assert_allclose(one.correlations_, other.correlations_, atol=1e-12)
+    np.testing.assert_allclose(one.correlations_, other.correlations_, rtol=0, atol=1e-12)
     np.testing.assert_allclose(cross_map(one), cross_map(other).T, atol=1e-12)
 
 
@@ -247,7 +247,7 @@ def test_an_invertible_map_of_the_other_view_is_perfect_correlation(few):
     x, _ = gaussian_views(4 if few else 80, [0.5], 5, 5)
     y = x @ np.random.default_rng(1).normal(size=(5, 5)) - 3
     model = LinearCCA(3, r1=0, r2=0).fit(x, y)
-    np.testing.assert_allclose(model.correlations_, 1, atol=1e-8)
+    np.testing.assert_allclose(model.correlations_, 1, rtol=0, atol=1e-8)
     assert model.correlations_.max() <= 1 and model.score(x, y) == pytest.approx(3, abs=1e-6)
 
 
@@ -426,9 +426,9 @@ def test_few_pairs_are_the_explicit_solution_in_all_columns(d1, d2, r1, r2):
     U, V, correlations = closed_form(x, y, r1, r2)
     model = LinearCCA(r1=r1, r2=r2).fit(x, y)
     k = min(d1, d2, 11)           # 12 centred items have rank 11
-    np.testing.assert_allclose(model.correlations_[:k], correlations[:k], atol=1e-8)
-    np.testing.assert_allclose(model.correlations_[k:], 0, atol=1e-8)
-    np.testing.assert_allclose(cross_map(model), U * correlations @ V.T, atol=1e-8)
+    np.testing.assert_allclose(model.correlations_[:k], correlations[:k], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(model.correlations_[k:], 0, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(cross_map(model), U * correlations @ V.T, rtol=0, atol=1e-8)
     for z, new, mean, directions in ((model.transform(new_x), new_x, x.mean(axis=0), U),
                                      (model.transform_view2(new_y), new_y, y.mean(axis=0), V)):
         expected = (new - mean) @ directions[:, :k]
@@ -449,7 +449,7 @@ def test_two_hundred_thousand_columns_need_no_square_matrix_of_them():
         values = values.clip(0)
         roots.append(vectors * np.sqrt(values / (values + r * values.sum() / z.shape[1])))
     expected = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False)[:3]
-    np.testing.assert_allclose(model.correlations_, expected, atol=1e-8)
+    np.testing.assert_allclose(model.correlations_, expected, rtol=0, atol=1e-8)
     assert model.transform(x[:4]).shape == (4, 3)
     assert LinearCCA(2).fit(x[:, :150_000], x[:, 150_000:]).U_.shape == (150_000, 2)
     assert PLS(2).fit(x, y).U_.shape == (200_000, 2)
@@ -468,7 +468,7 @@ def test_two_pairs():
     x, y = gaussian_views(2, [0.5], 4, 3)
     model = LinearCCA(r1=0.4, r2=0.3).fit(x, y)
     assert model.correlations_[0] == pytest.approx(1 / np.sqrt((1 + 0.4 / 4) * (1 + 0.3 / 3)), abs=1e-9)
-    np.testing.assert_allclose(model.correlations_[1:], 0, atol=1e-9)
+    np.testing.assert_allclose(model.correlations_[1:], 0, rtol=0, atol=1e-9)
     for model in (LinearCCA(r1=0, r2=0), LinearCCA(), PLS(), LinearCCA(1)):
         z1, z2 = model.fit(x, y).transform(x, y)
         assert np.isfinite(z1).all() and np.isfinite(z2).all() and model.correlations_.max() <= 1
@@ -503,8 +503,8 @@ def test_items_alone_count_in_their_view_and_pairs_in_both(shape, r, weight):
     np.testing.assert_allclose(model.mean1_, mean1)
     np.testing.assert_allclose(model.mean2_, mean2)
     k, correlations = min(len(correlations), len(model.correlations_)), correlations.clip(max=1)
-    np.testing.assert_allclose(model.correlations_[:k], correlations[:k], atol=1e-8)
-    np.testing.assert_allclose(cross_map(model), U * correlations @ V.T, atol=1e-8)
+    np.testing.assert_allclose(model.correlations_[:k], correlations[:k], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(cross_map(model), U * correlations @ V.T, rtol=0, atol=1e-8)
     assert model.n_pairs_ == 20
 
 
@@ -525,7 +525,7 @@ def test_items_alone_by_any_way_in_are_the_same(shape):
     assert_same_fit(LinearCCA().fit_batches([(t[0][:9], t[1][:9]), (t[0][9:], t[1][9:])], lone1=t[2].split(4),
                                             lone2=iter([t[3]])), expected)
     pls = PLS(4).fit_batches([(t[0], t[1])], lone1=[t[2]], lone2=[t[3]])
-    np.testing.assert_allclose(pls.correlations_, PLS(4).fit(X, Y, pairs=pairs).correlations_, atol=1e-8)
+    np.testing.assert_allclose(pls.correlations_, PLS(4).fit(X, Y, pairs=pairs).correlations_, rtol=0, atol=1e-8)
 
 
 def test_items_alone_only_are_no_pairs():
@@ -559,7 +559,7 @@ def test_one_to_many_tables_count_an_item_as_often_as_it_is_named():
     _, _, S11, S22, S12 = semi_paired(X, Y, pairs)
     model = LinearCCA().fit(X, Y, pairs=rng.permutation(np.concatenate([pairs, pairs[:5]])))    # named twice: once
     U, V, correlations = solved(S11, S22, S12, 1e-3, 1e-3)
-    np.testing.assert_allclose(cross_map(model), U * correlations @ V.T, atol=1e-8)
+    np.testing.assert_allclose(cross_map(model), U * correlations @ V.T, rtol=0, atol=1e-8)
     assert model.n_pairs_ == 36
 
 
@@ -746,15 +746,15 @@ def test_dependent_columns_add_no_correlation(r):
     more = np.concatenate([x, x[:, :2], x[:, 2:3] + x[:, 3:4], np.ones((100, 1))], axis=1)
     small = 1e-12 if r else 0
     np.testing.assert_allclose(LinearCCA(r1=small, r2=small).fit(more, y).correlations_,
-                               closed_form(x, y)[2], atol=1e-6)
+                               closed_form(x, y)[2], rtol=0, atol=1e-6)
 
 
 def test_a_single_column_in_either_view():
     x, y = gaussian_views(100, [0.9], 4, 1)
     expected = closed_form(x, y, 0.01, 0.01)[2]
     assert warned(LinearCCA(r1=0.01, r2=0.01), x, y) == warned(LinearCCA(r1=0.01, r2=0.01), y, x) == []
-    np.testing.assert_allclose(LinearCCA(r1=0.01, r2=0.01).fit(x, y).correlations_, expected, atol=1e-8)
-    np.testing.assert_allclose(LinearCCA(r1=0.01, r2=0.01).fit(y, x).correlations_, expected, atol=1e-8)
+    np.testing.assert_allclose(LinearCCA(r1=0.01, r2=0.01).fit(x, y).correlations_, expected, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(LinearCCA(r1=0.01, r2=0.01).fit(y, x).correlations_, expected, rtol=0, atol=1e-8)
 
 
 def test_a_large_mean_in_float32_cancels_nothing():
@@ -764,7 +764,7 @@ def test_a_large_mean_in_float32_cancels_nothing():
     expected = closed_form(x64 - x64.mean(axis=0), y64 - y64.mean(axis=0))[2]
     for model in (LinearCCA(r1=0, r2=0).fit(x, y),
                   LinearCCA(r1=0, r2=0).fit_batches(zip(*(view.split(77) for view in tensors(x, y)), strict=True))):
-        np.testing.assert_allclose(model.correlations_, expected, atol=1e-8)
+        np.testing.assert_allclose(model.correlations_, expected, rtol=0, atol=1e-8)
     naive = x.T @ y / len(x) - np.outer(x.mean(axis=0), y.mean(axis=0))     # the sum of products, in float32
     assert np.abs(naive - covariances(x64, y64)[2]).max() > 0.1
 
@@ -774,10 +774,10 @@ def test_a_large_mean_in_float32_cancels_nothing():
 def test_solvers_agree():
     x, y = gaussian_views(400, [0.9, 0.7, 0.5], 60, 40)
     exact, random = (LinearCCA(3, svd_solver=solver).fit(x, y) for solver in ("exact", "randomized"))
-    np.testing.assert_allclose(random.correlations_, exact.correlations_, atol=1e-10)
+    np.testing.assert_allclose(random.correlations_, exact.correlations_, rtol=0, atol=1e-10)
     np.testing.assert_allclose(random.transform(x), exact.transform(x), atol=1e-5)
     np.testing.assert_allclose(random.transform_view2(y), exact.transform_view2(y), atol=1e-5)
-    np.testing.assert_allclose(LinearCCA(3).fit(x, y).correlations_, exact.correlations_, atol=1e-12)
+    np.testing.assert_allclose(LinearCCA(3).fit(x, y).correlations_, exact.correlations_, rtol=0, atol=1e-12)
     exact, random = (PLS(3, svd_solver=solver).fit(x, y) for solver in ("exact", "randomized"))
     np.testing.assert_allclose(random.transform(x), exact.transform(x), atol=1e-4)
 
@@ -953,7 +953,7 @@ def test_pls_of_few_pairs_and_of_items_alone():
     np.testing.assert_allclose(model.V_, aligned(model.V_, Ft[:4].T), atol=1e-8)
     U, V = model.U_, model.V_
     expected = (U.T @ S12 @ V).diagonal() / np.sqrt((U.T @ S11 @ U).diagonal() * (V.T @ S22 @ V).diagonal())
-    np.testing.assert_allclose(model.correlations_, expected.clip(max=1), atol=1e-10)
+    np.testing.assert_allclose(model.correlations_, expected.clip(max=1), rtol=0, atol=1e-10)
 
 
 def test_pls_of_a_constant_view_is_finite_and_nothing():

@@ -46,8 +46,8 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     *As a scikit-learn estimator* on arrays: ``fit(X, Y)``, ``partial_fit``, ``transform``, ``score``, in pipelines and
     grid searches. View 2 takes the place of ``y``, and ``fit_transform(X, Y)`` returns the coordinates of ``X`` alone,
-    which is what a pipeline hands on. Inheritance is how scikit-learn shares its interface, so this is
-    the one base class of the toolkit.
+    which is what a pipeline hands on. Inheritance is how scikit-learn shares its interface, so this is the one base
+    class of the toolkit.
 
     *As a model of the toolkit* on tensors: ``fit_split``, ``fit_batches``, ``embed_view1``, ``embed_view2``,
     ``state_dict``. It is what ``build_model`` of a model file returns whose ``build_objective`` is None.
@@ -97,9 +97,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             DataError: shapes that don't fit, NaN or infinite values, fewer than two pairs. It is a ValueError.
         """
         rows1, rows2 = self._rows1(X, reset=True), self._rows2(Y, reset=True)
-        table = None
-        if pairs is not None or len(rows1) != len(rows2):
-            table = check_pairs(pairs, len(rows1), len(rows2)).numpy()
+        table = _table(pairs, rows1, rows2)
         with self._anew():
             self._prepare(rows1, rows2)
             self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
@@ -118,23 +116,21 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if X is None and Y is None:
             raise DataError("partial_fit needs X, Y or both")
         first = self._sums is None
+        if first and self._projection is not None:
+            raise DataError("partial_fit can't add to what was loaded: only the projection is stored, not the sums")
         rows1 = None if X is None else self._rows1(X, reset=first or not hasattr(self, "n_features_in_"), least=1)
         rows2 = None if Y is None else self._rows2(Y, reset=first or not hasattr(self, "n_features2_in_"), least=1)
-        table = None
-        if rows1 is not None and rows2 is not None:
-            if pairs is not None or len(rows1) != len(rows2):
-                table = check_pairs(pairs, len(rows1), len(rows2)).numpy()
-            if first:
-                self._start()
-                self._prepare(rows1, rows2)
-            self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
-            return self
+        table = None if rows1 is None or rows2 is None else _table(pairs, rows1, rows2)
         if first:
             self._start()
-        for rows, place in ((rows1, 1), (rows2, 2)):
-            if rows is not None:
-                blocks = rows.blocks(block_rows(rows.width))
-                self._add((), *((blocks, ()) if place == 1 else ((), blocks)))
+            if rows1 is not None and rows2 is not None:
+                self._prepare(rows1, rows2)
+        if rows1 is not None and rows2 is not None:
+            self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
+        elif rows1 is not None:
+            self._add((), rows1.blocks(block_rows(rows1.width)), ())
+        elif rows2 is not None:
+            self._add((), (), rows2.blocks(block_rows(rows2.width)))
         return self
 
     def merge(self: Self, other: ClosedForm) -> Self:
@@ -263,27 +259,27 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     @property
     def correlations_(self) -> np.ndarray:
         """(k,) canonical correlations of the fitted pairs, descending, lowered by the ridges."""
-        return self._fitted().correlations.cpu().numpy().copy()
+        return _array(self._fitted().correlations)
 
     @property
     def U_(self) -> np.ndarray:  # noqa: N802 (the papers' name)
         """(d1, k) projection of centred view 1; of its features, for kernels."""
-        return self._fitted().U.cpu().numpy().copy()
+        return _array(self._fitted().U)
 
     @property
     def V_(self) -> np.ndarray:  # noqa: N802
         """(d2, k) projection of centred view 2."""
-        return self._fitted().V.cpu().numpy().copy()
+        return _array(self._fitted().V)
 
     @property
     def mean1_(self) -> np.ndarray:
         """(d1,) mean of view 1."""
-        return self._fitted().mean1.cpu().numpy().copy()
+        return _array(self._fitted().mean1)
 
     @property
     def mean2_(self) -> np.ndarray:
         """(d2,) mean of view 2."""
-        return self._fitted().mean2.cpu().numpy().copy()
+        return _array(self._fitted().mean2)
 
     @property
     def _n_features_out(self) -> int:
@@ -305,14 +301,14 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def transform(self, X: Any, Y: Any = None) -> Any:
         """(n, d1) to (n, k) float64 coordinates; with ``Y`` (n2, d2), those of both views."""
-        self._check_fitted()
+        self._fitted()
         rows1 = self._rows1(X, reset=False, least=1)
         z1 = np.concatenate([self.embed_view1(x).cpu().numpy() for x in rows1.blocks(block_rows(rows1.width))])
         return z1 if Y is None else (z1, self.transform_view2(Y))
 
     def transform_view2(self, Y: Any) -> np.ndarray:
         """(n, d2) to (n, k) float64 coordinates."""
-        self._check_fitted()
+        self._fitted()
         rows2 = self._rows2(Y, reset=False, least=1)
         return np.concatenate([self.embed_view2(y).cpu().numpy() for y in rows2.blocks(block_rows(rows2.width))])
 
@@ -357,16 +353,10 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     # -- checks -----------------------------------------------------------------------------------------------------
 
-    def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            self._started()
-
     def _rows1(self, X: Any, reset: bool, least: int = 2) -> Rows:
-        if _read_by_blocks(X):
-            rows = Rows(X, "X", least)
-        else:
+        if not _read_by_blocks(X):
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=least)
-            rows = Rows(X, "X", least)
+        rows = Rows(X, "X", least)
         if reset:
             self.n_features_in_ = rows.width
         elif rows.width != self.n_features_in_:
@@ -396,6 +386,17 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         tags.target_tags.required = True
         tags.target_tags.two_d_labels = tags.target_tags.multi_output = True
         return tags
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy().copy()
+
+
+def _table(pairs: Any, rows1: Rows, rows2: Rows) -> np.ndarray | None:
+    """The checked pair table; None where row i matches row i."""
+    if pairs is None and len(rows1) == len(rows2):
+        return None
+    return check_pairs(pairs, len(rows1), len(rows2)).numpy()
 
 
 def _read_by_blocks(values: Any) -> bool:

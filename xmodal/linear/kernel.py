@@ -106,12 +106,10 @@ class KernelCCA(ClosedForm):
             count += len(batch[0])
         if count < 2:
             raise DataError(f"a covariance needs at least two pairs, got {count}")
+        sample1, sample2 = (torch.cat(view) for view in zip(*first, strict=True))
         if self._is_exact():
             lone1, lone2 = ([items.detach().clone() for items in lone] for lone in (lone1, lone2))
-        size = min(count, self._sample_size())
-        sample1, sample2 = (torch.cat([*views, *lone])[:None if self._is_exact() else int(size)]
-                            for views, lone in zip(zip(*first, strict=True),
-                                                   (lone1, lone2) if self._is_exact() else ((), ()), strict=True))
+            sample1, sample2 = torch.cat([sample1, *lone1]), torch.cat([sample2, *lone2])
         self._make_maps(sample1, sample2, self._seed())
         return chain(first, batches), lone1, lone2
 
