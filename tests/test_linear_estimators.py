@@ -643,3 +643,52 @@ def test_what_is_handed_out_is_a_copy():
     model.U_[:] = 0
     model.state_dict()["mean1"].zero_()
     np.testing.assert_array_equal(model.transform(X), expected)
+
+
+# -- what goes wrong leaves nothing half done ------------------------------------------------------------------------
+
+def test_a_failed_fit_leaves_no_widths_behind():
+    x, y = views()
+    model = LinearCCA()
+    for fail in (lambda: model.fit(x[:, :2] * np.nan, y), lambda: model.partial_fit(x[:, :2] * np.nan, y)):
+        with pytest.raises(DataError, match="NaN"):
+            fail()
+        assert not hasattr(model, "n_features_in_") and not model.__sklearn_is_fitted__()
+    assert model.partial_fit(x, y).merge(LinearCCA().fit(x, y)).n_pairs_ == 2 * len(x)
+
+
+def test_a_partial_fit_that_fails_adds_nothing():
+    x, y = (np.tile(view.astype(float), (100, 1)) for view in views())       # several blocks
+    bad = x.copy()
+    bad[-1, 0] = np.nan
+    model = LinearCCA().partial_fit(x, y)
+    for wrong in ((bad, y), (x, bad), (bad, None), (None, bad)):
+        with pytest.raises(DataError, match="NaN"):
+            model.partial_fit(*wrong)
+    assert model.n_pairs_ == len(x)
+    np.testing.assert_array_equal(model.transform(x), LinearCCA().fit(x, y).transform(x))
+    with pytest.raises(DataError, match="needs both X and Y"):
+        model.partial_fit(x, pairs=[[0, 0]])
+
+
+def test_how_many_pairs_is_not_known_of_what_was_loaded():
+    x, y = views()
+    model = LinearCCA()
+    model.load_state_dict(LinearCCA().fit(x, y).state_dict())
+    assert not hasattr(model, "n_pairs_") and model.transform(x).shape == (60, 4)
+
+
+@pytest.mark.parametrize("wrong", [{"r1": "a"}, {"r2": None}, {"unpaired_weight": "some"}, {"unpaired_weight": 2}])
+def test_parameters_of_another_type(wrong):
+    x, y = views()
+    with pytest.raises(DataError, match=r"must be"):
+        LinearCCA(**wrong).fit(x, y)
+    LinearCCA(r1=np.float32(0.5), unpaired_weight=np.float32(0.5)).fit(x, y)
+
+
+def test_an_unfitted_kernel_does_not_take_over_another_kernel():
+    x, y = views()
+    with pytest.raises(DataError, match="the same kernel"):
+        KernelCCA(kernel="poly").merge(KernelCCA(kernel="rbf").fit(x, y))
+    with pytest.raises(DataError, match="gamma must be a number"):
+        KernelCCA(gamma="scale").fit(x, y)

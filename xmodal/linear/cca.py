@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -63,7 +63,7 @@ class LinearCCA(ClosedForm):
 
 
 def check_ridges(r1: float, r2: float) -> None:
-    if not (r1 >= 0 and r2 >= 0 and max(r1, r2) < float("inf")):
+    if not all(isinstance(r, Real) and 0 <= r < float("inf") for r in (r1, r2)):
         raise DataError(f"r1 and r2 must be numbers of at least 0, got {r1} and {r2}")
 
 
@@ -97,10 +97,13 @@ def warn_of_degenerate(name: str, view: ViewStatistics, r: float) -> None:
     findings = []
     if bool(view.constant.any()):
         findings.append(_listed(view.constant, "is constant", "are constant"))
+    hardly = ~view.constant & (view.variances <= 4 * len(view.mean) * EXACT * view.variances.mean())
+    if r == 0 and bool(hardly.any()):  # the floor that is always added hides them; what a ridge hides is meant to be
+        findings.append(_listed(hardly, "hardly varies beside the others", "hardly vary beside the others"))
     if view.basis is not None:
         findings.append(f"there are {view.items} items for {len(view.mean)} columns")
     else:
-        dependent = determined_by_others(view.S, ~view.constant)
+        dependent = determined_by_others(view.S, ~view.constant & ~hardly)
         if bool(dependent.any()):
             findings.append(_listed(dependent, "is a combination of others", "are combinations of others"))
     if findings:

@@ -98,9 +98,11 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """
         rows1, rows2 = self._rows1(X, reset=True), self._rows2(Y, reset=True)
         table = _table(pairs, rows1, rows2)
-        with self._anew():
+        with self._undone_by_errors():
+            self._start()
             self._prepare(rows1, rows2)
             self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
+            self._fitted()
         return self
 
     def partial_fit(self: Self, X: Any = None, Y: Any = None, pairs: Any = None) -> Self:
@@ -115,17 +117,28 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """
         if X is None and Y is None:
             raise DataError("partial_fit needs X, Y or both")
-        first = self._sums is None
-        if first and self._projection is not None:
+        if pairs is not None and (X is None or Y is None):
+            raise DataError("a pair table needs both X and Y")
+        if self._sums is None and self._projection is not None:
             raise DataError("partial_fit can't add to what was loaded: only the projection is stored, not the sums")
-        rows1 = None if X is None else self._rows1(X, reset=first or not hasattr(self, "n_features_in_"), least=1)
-        rows2 = None if Y is None else self._rows2(Y, reset=first or not hasattr(self, "n_features2_in_"), least=1)
-        table = None if rows1 is None or rows2 is None else _table(pairs, rows1, rows2)
-        if first:
+        if self._sums is not None:
+            return self._add_rows(X, Y, pairs)
+        with self._undone_by_errors():
+            self.__dict__.pop("n_features2_in_", None)
             self._start()
-            if rows1 is not None and rows2 is not None:
-                self._prepare(rows1, rows2)
+            return self._add_rows(X, Y, pairs, first=True)
+
+    def _add_rows(self: Self, X: Any, Y: Any, pairs: Any, first: bool = False) -> Self:
+        """All of the rows, or none where some are wrong."""
+        rows1 = None if X is None else self._rows1(X, reset=not hasattr(self, "n_features_in_") or first, least=1)
+        rows2 = None if Y is None else self._rows2(Y, reset=not hasattr(self, "n_features2_in_"), least=1)
+        for rows in (rows1, rows2):
+            for _ in rows.blocks(block_rows(rows.width)) if rows is not None else ():
+                pass  # read, and so checked
         if rows1 is not None and rows2 is not None:
+            table = _table(pairs, rows1, rows2)
+            if first:
+                self._prepare(rows1, rows2)
             self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
         elif rows1 is not None:
             self._add((), rows1.blocks(block_rows(rows1.width)), ())
@@ -166,9 +179,11 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             DataError: as :meth:`fit`.
         """
-        with self._anew():
+        with self._undone_by_errors():
+            self._start()
             self._add(*self._prepare_from(self._flat_pairs(batches), self._flat_items(lone1, self._flat1, "view1"),
                                           self._flat_items(lone2, self._flat2, "view2")))
+            self._fitted()
         return self
 
     def _flat_pairs(self, batches: Pairs) -> Iterator[tuple[Tensor, Tensor]]:
@@ -230,14 +245,14 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             sums.add(None, self._map_view2(y))
 
     @contextmanager
-    def _anew(self) -> Iterator[None]:
-        """A fit from the beginning; one that fails is none."""
-        self._start()
+    def _undone_by_errors(self) -> Iterator[None]:
+        """A fit that fails is none."""
         try:
             yield
-            self._fitted()
         except BaseException:
             self._sums = self._projection = None
+            for name in ("n_features_in_", "n_features2_in_", "feature_names_in_"):
+                self.__dict__.pop(name, None)
             raise
 
     # -- what was fitted --------------------------------------------------------------------------------------------
@@ -253,12 +268,14 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     @property
     def n_pairs_(self) -> int:
-        """How many pairs it was fitted to."""
+        """How many pairs it was fitted to; not known of what was loaded."""
+        if self._sums is None and self._projection is not None:
+            raise AttributeError("n_pairs_ is not stored with a projection")
         return self._started().n_pairs
 
     @property
     def correlations_(self) -> np.ndarray:
-        """(k,) canonical correlations of the fitted pairs, descending, lowered by the ridges."""
+        """(k,) correlations of the fitted pairs' coordinates; those of CCA fall, and are lowered by the ridges."""
         return _array(self._fitted().correlations)
 
     @property
@@ -318,7 +335,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         z1, z2 = self.transform(X), self.transform_view2(Y)
         if len(z1) != len(z2):
             raise DataError(f"expected as many rows of view1 as of view2; got {len(z1)} and {len(z2)}")
-        return float(pearson(torch.from_numpy(np.asarray(z1)), torch.from_numpy(z2)).sum())
+        return float(pearson(torch.tensor(np.array(z1)), torch.from_numpy(z2)).sum())
 
     # -- as a model of the toolkit ----------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -23,6 +23,8 @@ from xmodal.linear.sums import ViewStatistics
 
 #: The median heuristic looks at so many items.
 MEDIAN_SAMPLE = 1000
+#: What decides on the features besides the data.
+KERNEL_PARAMETERS = ("kernel", "degree", "coef0", "approximation", "n_features")
 #: Items whose features exist at a time.
 BLOCK = 1024
 
@@ -39,7 +41,7 @@ class KernelCCA(ClosedForm):
     Regularisation, with ``C`` the covariance of a view's features and ``κ = r · trace C``:
 
     * ``"norm"``: ``C + κ I``, a penalty on the norm of the functions in the kernel's space. In terms of the centred
-      kernel matrix of n items this is ``K² + n κ K`` (Hardoon et al. 2004; Fukumizu et al. 2007).
+      kernel matrix of n items this is ``K² + (n − 1) κ K`` (Hardoon et al. 2004; Fukumizu et al. 2007).
     * ``"bach_jordan"``: ``(C + κ/2 I)² C⁻¹``, in terms of the kernel matrix ``(K + n κ/2 I)²`` (Bach and Jordan
       2002).
 
@@ -178,6 +180,9 @@ class KernelCCA(ClosedForm):
         Raises:
             DataError: its features are others (another gamma, random_state or landmarks).
         """
+        if isinstance(other, KernelCCA) and [self.get_params()[name] for name in KERNEL_PARAMETERS] != [
+                other.get_params()[name] for name in KERNEL_PARAMETERS]:
+            raise DataError(f"merge needs the same features on both sides: the same {', '.join(KERNEL_PARAMETERS)}")
         mine, theirs = self._map_tensors(), other._map_tensors() if isinstance(other, KernelCCA) else {}
         if mine and theirs and (mine.keys() != theirs.keys()
                                 or not all(torch.equal(mine[name], theirs[name]) for name in mine)):
@@ -210,10 +215,10 @@ class KernelCCA(ClosedForm):
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < 1:
                 raise DataError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if not abs(self.coef0) < float("inf"):
+        if not isinstance(self.coef0, Real) or not abs(self.coef0) < float("inf"):
             raise DataError(f"coef0 must be a number, got {self.coef0!r}")
         for gamma in _both(self.gamma):
-            if gamma is not None and not 0 < gamma < float("inf"):
+            if gamma is not None and not (isinstance(gamma, Real) and 0 < gamma < float("inf")):
                 raise DataError(f"gamma must be a number above 0, got {gamma!r}")
 
     def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:

@@ -1,6 +1,7 @@
 """What closed-form methods need to know of the data: covariances where there are many rows, the rows where few."""
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -203,6 +204,6 @@ def _constant(mean: Tensor, variances: Tensor) -> Tensor:
 def _weight(wanted: float | Literal["auto"], width: int | None, alone: int) -> float:
     if wanted == "auto":
         return min(1.0, (width or 0) / alone) if alone else 0.0
-    if not isinstance(wanted, int | float) or not 0 <= wanted <= 1:
+    if not isinstance(wanted, Real) or not 0 <= wanted <= 1:
         raise DataError(f"unpaired_weight must be 'auto' or a number from 0 to 1, got {wanted!r}")
     return float(wanted)
