@@ -56,14 +56,15 @@ def noise_floor(S: Tensor, eps: float) -> Tensor:
 
 def ridged(S: Tensor, r: float, eps: float = EXACT) -> Tensor:
     """``S + (r + noise_floor)·I``: Tikhonov regularisation with a floor that scales with the features."""
-    ridge = r + noise_floor(S, eps) + LEAST_RIDGE
-    return S + ridge * torch.eye(S.shape[0], dtype=S.dtype, device=S.device)
+    result = S.clone()
+    result.diagonal().add_(r + noise_floor(S, eps) + LEAST_RIDGE)
+    return result
 
 
 def cholesky(S: Tensor, what: str) -> Tensor:
     """Lower Cholesky factor of a covariance, or a :class:`NumericalError` that says what is wrong with it."""
     L, info = torch.linalg.cholesky_ex(S)
-    if int(info) != 0:
+    if int(info) != 0 or not bool(torch.isfinite(L.diagonal()).all()):
         raise NumericalError(f"the covariance of {what} is not positive definite: {describe_spectrum(S)}")
     return L
 

@@ -56,8 +56,8 @@ class LinearCCA(ClosedForm):
         for name, view, r in (("view1", view1, self.r1), ("view2", view2, self.r2)):
             warn_of_degenerate(name, view, r)
         scale1, scale2 = mean_deviation(view1), mean_deviation(view2)  # to solve it in units that float64 likes
-        solution = cca_solution(view1.S / scale1**2, view2.S / scale2**2, S12 / scale1 / scale2, self.r1, self.r2, k,
-                                svd_solver=self.svd_solver)
+        solution = cca_solution(view1.S.div_(scale1**2), view2.S.div_(scale2**2), S12.div_(scale1).div_(scale2),
+                                self.r1, self.r2, k, svd_solver=self.svd_solver)
         U, V = fix_signs(in_columns(view1, solution.U) / scale1, in_columns(view2, solution.V) / scale2)
         return Projection(view1.mean, view2.mean, U, V, solution.correlations)
 
