@@ -179,18 +179,18 @@ class PairSums:
             alone = [row[i] for row in rows if row[1 - i] is None] if weights[i] > 0 else []
             Z = torch.cat([z.to(self.device, torch.float64)
                            for z in (*(pair[i] for pair in paired), *alone) if z is not None])
-            w = torch.ones(len(Z), 1, dtype=torch.float64, device=self.device)
+            w = torch.ones(len(Z), dtype=torch.float64, device=self.device)
             w[self.n_pairs:] = weights[i]
-            mean = (w * Z).sum(dim=0) / w.sum()
-            Z = Z - mean
-            variances = (w * Z.square()).sum(dim=0) / (w.sum() - 1)
+            mean = w @ Z / w.sum()
+            Z -= mean
+            variances = w @ Z.square() / (w.sum() - 1)
             constant = _constant(mean, variances)
             Z[:, constant] = 0
             basis = None
             if len(Z) < Z.shape[1]:
                 basis, triangle = torch.linalg.qr(Z.mT)
                 Z = triangle.mT
-            views.append(ViewStatistics(mean, (w * Z).mT @ Z / (w.sum() - 1), variances, constant, basis, len(Z)))
+            views.append(ViewStatistics(mean, (w[:, None] * Z).mT @ Z / (w.sum() - 1), variances, constant, basis, len(Z)))
             coordinates.append(Z[:self.n_pairs])
         A, B = (Z - Z.mean(dim=0) for Z in coordinates)  # the pairs' own mean: others may lie elsewhere
         return views[0], views[1], A.mT @ B / (self.n_pairs - 1)
