@@ -190,7 +190,8 @@ class PairSums:
             if len(Z) < Z.shape[1]:
                 basis, triangle = torch.linalg.qr(Z.mT)
                 Z = triangle.mT
-            views.append(ViewStatistics(mean, (w[:, None] * Z).mT @ Z / (w.sum() - 1), variances, constant, basis, len(Z)))
+            S = (w[:, None] * Z).mT @ Z / (w.sum() - 1)
+            views.append(ViewStatistics(mean, S, variances, constant, basis, len(Z)))
             coordinates.append(Z[:self.n_pairs])
         A, B = (Z - Z.mean(dim=0) for Z in coordinates)  # the pairs' own mean: others may lie elsewhere
         return views[0], views[1], A.mT @ B / (self.n_pairs - 1)
