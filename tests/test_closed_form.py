@@ -292,3 +292,81 @@ def test_damaged_weights_are_one_line(trained, capsys):
     (trained / "weights.safetensors").write_bytes(whole[:-40])
     assert run_eval.main(["--model", CCA, "--data", "digits"]) == 2
     assert "is damaged" in failure(capsys)
+
+
+# -- where an item has several partners, or few items are distinct ----------------------------------------------------
+
+def captioned(n: int = 40, captions: int = 5) -> PairedData:
+    def split(name, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, 6))
+        y = np.repeat(x[:, :4], captions, axis=0) + 0.3 * rng.normal(size=(n * captions, 4))
+        return PairSplit.of(name, x, y, np.stack([np.repeat(np.arange(n), captions), np.arange(n * captions)], axis=1))
+
+    return PairedData("captions", split("train", 0), split("valid", 1), split("test", 2))
+
+
+@pytest.mark.parametrize("model", [KernelCCA(30, random_state=0),
+                                   KernelCCA(3, approximation="nystroem", n_features=30)], ids=["exact", "nystroem"])
+def test_captions_may_outnumber_their_pictures(model):
+    """The first pairs, which are tried before anything is written, have ten pictures; the model wants more."""
+    data = captioned()
+    result = fit(model, None, data, TrainConfig())
+    assert result.finished == "closed form" and result.best_value > 0.2
+
+
+def test_items_sorted_by_class_are_not_refused():
+    """Of a sorted file the first pairs are all of one class: one direction, where there are nine."""
+    labels = np.repeat(np.arange(10), 30)
+    rng = np.random.default_rng(0)
+    x, y = np.eye(10)[labels] @ rng.normal(size=(10, 6)) + 0.1 * rng.normal(size=(300, 6)), np.eye(10)[labels]
+    splits = [PairSplit.of(name, x, y) for name in ("train", "valid", "test")]
+    fit(KernelCCA(6, kernel=("rbf", "linear")), None, PairedData("sorted", *splits), TrainConfig())
+
+
+def test_an_item_of_several_pairs_is_one_landmark():
+    data = captioned()
+    model = KernelCCA(3, random_state=0).fit_split(data.train)
+    assert model.state_dict()["map1.landmarks"].shape == (40, 6)
+    alone = KernelCCA(3, random_state=0).fit(data.train.view1, data.train.view2, pairs=data.train.pairs)
+    np.testing.assert_allclose(model.correlations_, alone.correlations_, atol=1e-8)
+    assert model.gammas_ == pytest.approx(alone.gammas_)
+
+
+def test_a_finished_fit_is_not_done_again(trained, capsys):
+    assert run_eval.main(["--model", CCA, "--data", "digits"]) == 0
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    capsys.readouterr()
+    assert run_train.main(["--model", CCA, "--data", "digits", "--resume"]) == 0
+    assert "already finished" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    (trained / "log.jsonl").write_text("{}\n")
+    assert run_train.main(["--model", CCA, "--data", "digits", "--resume"]) == 2
+    assert "log.jsonl is missing or damaged" in failure(capsys)
+
+
+def test_weights_of_other_items_and_unknown_tensors_are_refused(trained, capsys):
+    run = RunFolder(trained)
+    x, y = some_pairs()
+    run.save_weights(LinearCCA(3).fit(x, y).state_dict())
+    assert run_eval.main(["--model", CCA, "--data", "digits"]) == 2
+    assert "3 components were stored, and n_components is 24" in failure(capsys)
+    rng = np.random.default_rng(0)
+    run.save_weights(LinearCCA(24).fit(rng.normal(size=(90, 30)), rng.normal(size=(90, 32))).state_dict())
+    assert run_eval.main(["--model", CCA, "--data", "digits"]) == 2
+    assert "is for items of 30 and 32 values, not for these data" in failure(capsys)
+    state = LinearCCA(24).fit(rng.normal(size=(90, 32)), rng.normal(size=(90, 32))).state_dict()
+    run.save_weights({**state, "map1.gamma": torch.tensor(1.0)})
+    assert run_eval.main(["--model", CCA, "--data", "digits"]) == 2
+    assert "nothing by the name of map1.gamma" in failure(capsys)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", [LinearCCA(3), PLS(3), KernelCCA(3, random_state=0),
+                                   KernelCCA(3, approximation="fourier", random_state=0)], ids=str)
+def test_on_a_gpu_it_is_the_same(model):
+    x, y = some_pairs(200)
+    here, there = model.fit(x, y).correlations_, model.set_params(device="cuda").fit(x, y)
+    np.testing.assert_allclose(there.correlations_, here, atol=1e-9)
+    assert there.embed_view1(x.cuda()).is_cuda
+    there.merge(type(model)(**{**model.get_params(), "device": "cpu"}).fit(x, y))

@@ -25,7 +25,7 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from xmodal.errors import CheckpointError, DataError
+from xmodal.errors import CheckpointError, DataError, NumericalError
 from xmodal.linear import PLS, ClosedForm, Identity, KernelCCA, LinearCCA
 from xmodal.metrics import retrieval_metrics
 
@@ -591,7 +591,7 @@ BAD_STATES = {
     "no V": (PLS(2), {"V": None}, "PLS has no V"),
     "U of another width": (LinearCCA(2), {"U": torch.ones(3, 2)}, r"U \(3, 2\) and V \(4, 2\) don't fit means of 4"),
     "V of other components": (LinearCCA(2), {"V": torch.ones(4, 3)}, r"V \(4, 3\) don't fit"),
-    "other correlations": (PLS(2), {"correlations": torch.ones(3)}, "3 correlations"),
+    "other correlations": (PLS(2), {"correlations": torch.ones(3)}, "3 components were stored"),
     "U of one dimension": (LinearCCA(2), {"U": torch.ones(4)}, "U of LinearCCA must be a real tensor of 2 dimensions"),
     "mean of no dimension": (LinearCCA(2), {"mean1": torch.tensor(1.0)}, "mean1 .* real tensor of 1 dimension$"),
     "mean of two dimensions": (LinearCCA(2), {"mean1": torch.ones(4, 1)}, "mean1 .* real tensor of 1 dimension$"),
@@ -607,8 +607,8 @@ BAD_STATES = {
     "negative width": (Identity(), {"width": torch.tensor(-3)}, "Identity"),
     "no gamma": (KernelCCA(2, random_state=0), {"map2_gamma": None}, "KernelCCA has no map2.gamma"),
     "a kernel's state without maps": (KernelCCA(2, "linear"), {"map1_gamma": None, "map2_gamma": None}, "map1.gamma"),
-    "Identity with more": (Identity(), {"U": torch.ones(2)}, "a width and nothing else"),
-    "Identity with nothing": (Identity(), {"width": None}, "a width and nothing else"),
+    "Identity with more": (Identity(), {"U": torch.ones(2)}, "a width, a whole number, and nothing else"),
+    "Identity with nothing": (Identity(), {"width": None}, "a width, a whole number, and nothing else"),
 }
 
 
@@ -692,3 +692,25 @@ def test_an_unfitted_kernel_does_not_take_over_another_kernel():
         KernelCCA(kernel="poly").merge(KernelCCA(kernel="rbf").fit(x, y))
     with pytest.raises(DataError, match="gamma must be a number"):
         KernelCCA(gamma="scale").fit(x, y)
+
+
+@pytest.mark.parametrize("scale", [1e155, 1e200])
+@pytest.mark.parametrize("model", [LinearCCA(2), PLS(2), KernelCCA(2, "linear", regularisation="bach_jordan")], ids=str)
+def test_values_whose_squares_overflow_are_refused(model, scale):
+    x, y = views()
+    with pytest.raises(NumericalError, match="covariance of view1 is not finite"):
+        clone(model).fit(x * scale, y * scale)
+
+
+def test_kernels_mean_the_same_at_any_scale():
+    x, y = views()
+    for regularisation in ("norm", "bach_jordan"):
+        model = KernelCCA(2, "linear", regularisation=regularisation)
+        np.testing.assert_allclose(clone(model).fit(x * 1e-100, y * 1e-90).correlations_,
+                                   model.fit(x, y).correlations_, rtol=1e-6)
+
+
+def test_a_pickle_holds_the_sums_and_nothing_twice():
+    rng = np.random.default_rng(0)
+    model = LinearCCA(5).fit(rng.normal(size=(2000, 100)), rng.normal(size=(2000, 100)))
+    assert len(pickle.dumps(model)) < 8 * (3 * 100 * 100 + 4 * 100 + 10 * 100) + 10_000

@@ -111,8 +111,8 @@ class ViewCovariance:
     def merge(self, other: ViewCovariance) -> None:
         """Adds what another accumulator has seen."""
         if other.count:
-            self._M += other._M
-            self._shift(other.count, other.mean)
+            self._M += other._M.to(self._M.device)
+            self._shift(other.count, other.mean.to(self.mean.device))
 
     def _add(self, A: Tensor, mean: Tensor) -> None:
         """Adds ``n`` items, given centred and by their mean."""
@@ -186,8 +186,8 @@ class PairCovariance:
     def merge(self, other: PairCovariance) -> None:
         """Adds what another accumulator has seen."""
         if other.count:
-            self._M12 += other._M12
-            self._shift(other.count, other.mean1, other.mean2)
+            self._M12 += other._M12.to(self._M12.device)
+            self._shift(other.count, other.mean1.to(self._M12.device), other.mean2.to(self._M12.device))
             self.view1.merge(other.view1)
             self.view2.merge(other.view2)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import sys
 import traceback
@@ -147,6 +148,9 @@ def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.dev
     model.to(device)
     if isinstance(model, nn.Module):
         model.eval()
+    elif (model.n_features_in_, model.n_features2_in_) != (math.prod(data.view1_shape), math.prod(data.view2_shape)):
+        raise CheckpointError(f"{run.file(weights)} is for items of {model.n_features_in_} and {model.n_features2_in_} "
+                              "values, not for these data: it is damaged, or another model's")
     return model, about, header
 
 

@@ -22,8 +22,8 @@ class LinearCCA(ClosedForm):
     the directions. Where a view has fewer items than columns, coordinates in the span of its items take the place of
     the columns (the dual form), and nothing of width × width is made.
 
-    Coordinates have unit variance on the fitted pairs (with no ridge), fall by correlation, and each column of ``U_``
-    has its entry of largest magnitude positive.
+    Coordinates have unit variance on the fitted pairs (with no ridge and no items without a partner), fall by
+    correlation, and each column of ``U_`` has its entry of largest magnitude positive.
 
     Args:
         n_components: how many canonical directions to keep; default as many as there can be.
@@ -38,7 +38,8 @@ class LinearCCA(ClosedForm):
         device: where the sums and the decomposition are computed, such as "cuda".
 
     Attributes:
-        correlations_: (k,) canonical correlations of the fitted pairs, lowered by the ridges.
+        correlations_: (k,) canonical correlations of the fitted pairs, lowered by the ridges; at most 1, where items
+            without a partner would lead beyond.
         U_, V_: (d1, k), (d2, k) projections of the centred views.
         mean1_, mean2_: (d1,), (d2,).
         n_pairs_: how many pairs it was fitted to.

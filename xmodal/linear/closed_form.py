@@ -108,7 +108,8 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def partial_fit(self: Self, X: Any = None, Y: Any = None, pairs: Any = None) -> Self:
         """Adds rows to what was fitted before; the decomposition waits until it is needed.
 
-        In any order and cut in any way, the same rows give what :meth:`fit` gives at once, up to rounding.
+        In any order and cut in any way, the same rows give what :meth:`fit` gives at once, up to rounding. The rows are
+        read twice, first to be checked: all of them are added or none.
 
         Args:
             X: (n, d1) view 1, or None where ``Y`` are items without a partner.
@@ -352,16 +353,27 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         for name, ndim in zip(Projection._fields, (1, 1, 2, 2, 1), strict=True):
             if name not in tensors:
                 raise CheckpointError(f"{type(self).__name__} has no {name}")
-            if not isinstance(tensors[name], Tensor) or tensors[name].ndim != ndim or tensors[name].is_complex():
+            tensor = tensors[name]
+            real = isinstance(tensor, Tensor) and tensor.is_floating_point()
+            if not real or tensor.ndim != ndim or len(tensor) == 0:
                 raise CheckpointError(f"{name} of {type(self).__name__} must be a real tensor of {ndim} "
                                       f"dimension{'s'[:ndim - 1]}")
+        unknown = [name for name in tensors if name not in Projection._fields and not self._is_part(name)]
+        if unknown:
+            raise CheckpointError(f"{type(self).__name__} has nothing by the name of {unknown[0]}")
         found = Projection(*(tensors[name].double() for name in Projection._fields))
         d1, d2, k = len(found.mean1), len(found.mean2), len(found.correlations)
+        if self.n_components not in (None, k):
+            raise CheckpointError(f"{k} components were stored, and n_components is {self.n_components}")
         if found.U.shape != (d1, k) or found.V.shape != (d2, k):
             raise CheckpointError(f"U {tuple(found.U.shape)} and V {tuple(found.V.shape)} don't fit means of {d1} and "
                                   f"{d2} values and {k} correlations")
         self._projection, self._sums = found, None
         self.n_features_in_, self.n_features2_in_ = d1, d2
+
+    def _is_part(self, name: str) -> bool:
+        """Whether a tensor of this name belongs to the state besides the projection."""
+        return False
 
     def to(self: Self, device: torch.device | str) -> Self:
         """Moves what was fitted."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from xmodal.errors import CheckpointError, DataError, did_you_mean
 from xmodal.linalg import EXACT, LEAST_RIDGE, cca_solution, fix_signs, leading_svd, noise_floor
-from xmodal.linear.cca import check_ridges, components, in_columns
+from xmodal.linear.cca import check_ridges, components, in_columns, mean_deviation
 from xmodal.linear.closed_form import ClosedForm, Pairs, Projection
 from xmodal.linear.features import KERNELS, FeatureMap, Kernel, fourier, median_gamma, nystroem, precomputed
 from xmodal.linear.inputs import Rows
@@ -111,7 +111,9 @@ class KernelCCA(ClosedForm):
         sample1, sample2 = (torch.cat(view) for view in zip(*first, strict=True))
         if self._is_exact():
             lone1, lone2 = ([items.detach().clone() for items in lone] for lone in (lone1, lone2))
-            sample1, sample2 = torch.cat([sample1, *lone1]), torch.cat([sample2, *lone2])
+            # an item of several pairs is one landmark
+            sample1, sample2 = (torch.cat([sample, *lone]).unique(dim=0)
+                                for sample, lone in ((sample1, lone1), (sample2, lone2)))
         self._make_maps(sample1, sample2, self._seed())
         return chain(first, batches), lone1, lone2
 
@@ -128,7 +130,7 @@ class KernelCCA(ClosedForm):
         for name, gamma, sample in zip(_both(self.kernel), _both(self.gamma), (sample1, sample2), strict=True):
             if name != "precomputed":
                 sample = sample[torch.randperm(len(sample), generator=shuffle).to(sample.device)].double()
-            maps.append(_moved(self._make_map(name, gamma, sample, draw), self.device))
+            maps.append(_moved(self._make_map(name, gamma, sample.to(self.device), draw), self.device))
         self._maps = maps[0], maps[1]
 
     def _make_map(self, name: str, gamma: float | None, sample: Tensor, generator: torch.Generator) -> FeatureMap:
@@ -223,14 +225,16 @@ class KernelCCA(ClosedForm):
 
     def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
         k = components(self.n_components, S12)
-        kappa1, kappa2 = self.r1 * float(view1.variances.sum()), self.r2 * float(view2.variances.sum())
+        scale1, scale2 = mean_deviation(view1), mean_deviation(view2)  # in units of which each trace is the width
+        view1.S.div_(scale1**2), view2.S.div_(scale2**2), S12.div_(scale1).div_(scale2)
+        kappa1, kappa2 = self.r1 * len(view1.variances), self.r2 * len(view2.variances)
         if self.regularisation == "norm":
             U, V, correlations = cca_solution(view1.S, view2.S, S12, kappa1, kappa2, k, svd_solver=self.svd_solver)
         else:
             W1, W2 = bach_jordan_whitening(view1.S, kappa1), bach_jordan_whitening(view2.S, kappa2)
             E, correlations, F = leading_svd(W1.mT @ S12 @ W2, k, self.svd_solver)
             U, V, correlations = W1 @ E, W2 @ F, correlations.clamp(max=1.0)
-        U, V = fix_signs(in_columns(view1, U), in_columns(view2, V))
+        U, V = fix_signs(in_columns(view1, U) / scale1, in_columns(view2, V) / scale2)
         return Projection(view1.mean, view2.mean, U, V, correlations)
 
     @property
@@ -268,6 +272,9 @@ class KernelCCA(ClosedForm):
         self.n_features_in_ = maps[0].width or self.n_features_in_
         self.n_features2_in_ = maps[1].width or self.n_features2_in_
 
+    def _is_part(self, name: str) -> bool:
+        return name.startswith(("map1.", "map2."))
+
     def _loaded(self, kernel: Kernel, parts: Mapping[str, Tensor], name: str) -> FeatureMap:
         """The features of a view from their tensors.
 
@@ -285,7 +292,9 @@ class KernelCCA(ClosedForm):
         if missing or len(parts) > len(expected):
             raise CheckpointError(f"KernelCCA has no {name}.{missing[0]}" if missing else
                                   f"{name} of KernelCCA must consist of {', '.join(expected)}; got {', '.join(parts)}")
-        matrices = {part: parts[part] for part in expected[1:]}
+        if not all(part.is_floating_point() and bool(torch.isfinite(part).all()) for part in parts.values()):
+            raise CheckpointError(f"{name} of KernelCCA must hold finite numbers")
+        matrices = {part: parts[part].double() for part in expected[1:]}
         if parts["gamma"].ndim != 0 or any(matrix.ndim != 2 for matrix in matrices.values()) or (
                 "landmarks" in matrices and len(matrices["landmarks"]) != len(matrices["whitening"])):
             raise CheckpointError(f"the shapes of {name} don't fit each other: "

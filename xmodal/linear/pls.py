@@ -30,6 +30,8 @@ class PLS(ClosedForm):
         correlations_: (k,) of the coordinates of the fitted pairs, in the order of falling covariance.
     """
 
+    unpaired_weight = 0.0  # directions depend on pairs alone
+
     def __init__(self, n_components: int | None = None, *, svd_solver: str = "auto", device: str = "cpu") -> None:
         self.n_components, self.svd_solver, self.device = n_components, svd_solver, device
 
@@ -117,8 +119,10 @@ class Identity(ClosedForm):
         Raises:
             CheckpointError: it is not that.
         """
-        if set(tensors) != {"width"} or tensors["width"].ndim != 0 or int(tensors["width"]) < 1:
-            raise CheckpointError("Identity keeps a width and nothing else")
+        if set(tensors) != {"width"} or tensors["width"].dtype != torch.int64 or tensors["width"].ndim != 0 \
+                or int(tensors["width"]) < 1:
+            raise CheckpointError("Identity keeps a width, a whole number, and nothing else")
+        self._sums, self._projection = None, Projection(*(torch.zeros(0),) * 5)
         self._width = self.n_features_in_ = self.n_features2_in_ = int(tensors["width"])
 
     def to(self, device: torch.device | str) -> Identity:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xmodal.covariance import PairCovariance, ViewCovariance
-from xmodal.errors import DataError
+from xmodal.errors import DataError, NumericalError
 
 #: Items of view 1 and of view 2: pairs, or items without a partner where one is None.
 Part = tuple[Tensor | None, Tensor | None]
@@ -41,7 +41,7 @@ class PairSums:
         self._widths: list[int | None] = [None, None]
         self._rows: list[Part] | None = []  # None when there are covariances
         self._pairs: PairCovariance | None = None
-        self._alone: tuple[ViewCovariance, ViewCovariance] | None = None
+        self._alone: list[ViewCovariance | None] = [None, None]  # made when the first such item comes
         self.n_pairs, self.n_alone = 0, [0, 0]
 
     def add(self, x: Tensor | None, y: Tensor | None) -> None:
@@ -88,11 +88,12 @@ class PairSums:
         self._widths = list(other._widths)
         if self._rows is not None:
             self._sum_up()
-        if self._pairs is None or self._alone is None or other._pairs is None or other._alone is None:
+        if self._pairs is None or other._pairs is None:
             return
         self._pairs.merge(other._pairs)
-        for into, alone in zip(self._alone, other._alone, strict=True):
-            into.merge(alone)
+        for view, alone in enumerate(other._alone):
+            if alone is not None:
+                self._covariance_alone(view, len(alone.mean)).merge(alone)
         self.n_pairs += other.n_pairs
         self.n_alone = [a + b for a, b in zip(self.n_alone, other.n_alone, strict=True)]
 
@@ -117,19 +118,22 @@ class PairSums:
             raise DataError("one of the views has no items yet")
         rows, self._rows = self._rows or [], None
         self._pairs = PairCovariance(d1, d2, self.device)
-        self._alone = ViewCovariance(d1, self.device), ViewCovariance(d2, self.device)
         for x, y in rows:
             self._add_to_covariances(x, y)
 
     def _add_to_covariances(self, x: Tensor | None, y: Tensor | None) -> None:
-        if self._pairs is None or self._alone is None:
-            return
-        if x is not None and y is not None:
+        if x is not None and y is not None and self._pairs is not None:
             self._pairs.update(x, y)
         elif x is not None:
-            self._alone[0].update(x)
+            self._covariance_alone(0, x.shape[1]).update(x)
         elif y is not None:
-            self._alone[1].update(y)
+            self._covariance_alone(1, y.shape[1]).update(y)
+
+    def _covariance_alone(self, view: int, width: int) -> ViewCovariance:
+        covariance = self._alone[view]
+        if covariance is None:
+            covariance = self._alone[view] = ViewCovariance(width, self.device)
+        return covariance
 
     # -- what comes of it -------------------------------------------------------------------------------------------
 
@@ -147,15 +151,19 @@ class PairSums:
         if self.n_pairs < 2:
             raise DataError(f"a covariance needs at least two pairs, got {self.n_pairs}")
         weights = [_weight(unpaired_weight, *view) for view in zip(self._widths, self.n_alone, strict=True)]
-        return self._of_covariances(weights) if self._rows is None else self._of_rows(self._rows, weights)
+        view1, view2, S12 = self._of_covariances(weights) if self._rows is None else self._of_rows(self._rows, weights)
+        for name, values in (("view1", view1.variances), ("view2", view2.variances), ("the pairs", S12)):
+            if not bool(torch.isfinite(values).all()):
+                raise NumericalError(f"the covariance of {name} is not finite: scale the features down")
+        return view1, view2, S12
 
     def _of_covariances(self, weights: list[float]) -> tuple[ViewStatistics, ViewStatistics, Tensor]:
-        if self._pairs is None or self._alone is None:
+        if self._pairs is None:
             raise DataError("nothing has been summed up")
         views = []
         for view, alone, weight in zip((self._pairs.view1, self._pairs.view2), self._alone, weights, strict=True):
             mean, S = view.mean, view.S
-            if weight * alone.count > 0:
+            if alone is not None and weight * alone.count > 0:
                 extra = weight * alone.count
                 total = view.count + extra
                 delta = alone.mean - mean
@@ -166,7 +174,8 @@ class PairSums:
             constant = _constant(mean, variances)
             S[constant] = 0
             S[:, constant] = 0
-            views.append(ViewStatistics(mean, S, variances, constant, None, view.count + alone.count))
+            items = view.count + (0 if alone is None else alone.count)
+            views.append(ViewStatistics(mean, S, variances, constant, None, items))
         S12 = self._pairs.S12
         S12[views[0].constant] = 0
         S12[:, views[1].constant] = 0

@@ -1,6 +1,8 @@
 """The training of a model that needs none: one fit, one line of the log, the same files in the run folder."""
 from __future__ import annotations
 
+import json
+import math
 import time
 import warnings
 from typing import Any
@@ -10,21 +12,28 @@ from sklearn.base import clone
 
 from xmodal.checkpoint import RunFolder
 from xmodal.data import PairedData, n_batches
-from xmodal.errors import DataError, ExperimentError
+from xmodal.errors import CheckpointError, ExperimentError
 from xmodal.evaluator import embed
-from xmodal.linear import ClosedForm
+from xmodal.linear import PLS, ClosedForm, LinearCCA
+from xmodal.linear.cca import components
 from xmodal.linear.closed_form import FIT_BATCH
-from xmodal.metrics import retrieval_metrics
+from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.trainer.display import Display
 from xmodal.trainer.validation import probe, retrieval_line
 
 
-def fit_closed_form(model: ClosedForm, data: PairedData, *, seed: int, run: RunFolder | None,
+def fit_closed_form(model: ClosedForm, data: PairedData, *, seed: int, run: RunFolder | None, resume: bool,
                     device: str | torch.device, display: Display) -> dict[str, Any]:
     """Fits to all training pairs and validates; returns the line of the log.
 
-    There is nothing to resume: a fit that was interrupted starts again.
+    A fit that was interrupted starts again when it is resumed, one that was finished is only loaded.
     """
+    if resume and run is not None and run.file(RunFolder.WEIGHTS).is_file():
+        line = _logged_line(run)
+        run.load_weights(model)
+        model.to(device)
+        display.note("already finished")
+        return line
     started, total = time.perf_counter(), n_batches(data.train, FIT_BATCH)
     try:
         model.set_params(device=str(device))
@@ -45,6 +54,16 @@ def fit_closed_form(model: ClosedForm, data: PairedData, *, seed: int, run: RunF
     return line
 
 
+def _logged_line(run: RunFolder) -> dict[str, Any]:
+    path = run.file(RunFolder.LOG)
+    try:
+        line = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+        float(line[f"{PRIMARY.key}_va"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is missing or damaged: --overwrite starts again") from error
+    return dict(line)
+
+
 def check_closed_form(model: ClosedForm, objective: object, data: PairedData) -> None:
     """A fit of a copy to a few training pairs: mistakes surface before anything is written.
 
@@ -54,13 +73,19 @@ def check_closed_form(model: ClosedForm, objective: object, data: PairedData) ->
     name = type(model).__name__
     if objective is not None:
         raise ExperimentError(f"{name} is fitted in closed form, without an objective: write build_objective = None")
-    few = data.train.take(min(len(data.train), 2 * (model.get_params().get("n_components") or 0) + 50))
+    few = data.train.take(50)
     state = torch.get_rng_state()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # few pairs for any method
-            clone(model).set_params(device="cpu").fit_split(few)
-    except DataError as error:
+            trial = clone(model).set_params(device="cpu")
+            if isinstance(model, LinearCCA | PLS):  # how many a kernel allows only all pairs can tell
+                components(model.n_components, torch.empty(math.prod(data.view1_shape), math.prod(data.view2_shape),
+                                                           device="meta"))
+            if "n_components" in trial.get_params():
+                trial.set_params(n_components=None)
+            trial.fit_split(few)
+    except ValueError as error:  # ours and scikit-learn's
         raise ExperimentError(f"{name} can't be fitted to items of shape {data.view1_shape} and {data.view2_shape}: "
                               f"{error}") from error
     finally:

@@ -80,7 +80,7 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
     alone, so a resumed training takes the same steps as an undisturbed one.
 
     A model of :mod:`xmodal.linear` is fitted to the training pairs in closed form, which makes a log of one line; of
-    ``config`` nothing is used.
+    ``config`` nothing is used, and signals do what they do anywhere in Python.
 
     SIGINT (Ctrl-C) and SIGTERM end training after the current batch (after validation, if that is under way), with its
     state saved if there is a ``run``; the result's ``signal`` says which, and whoever calls in a loop should stop.
@@ -103,7 +103,7 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
     """
     check_experiment(model, objective, data)
     if isinstance(model, ClosedForm) or objective is None:  # never the one without the other: that was checked
-        line = fit_closed_form(cast(ClosedForm, model), data, seed=seed, run=run, device=device,
+        line = fit_closed_form(cast(ClosedForm, model), data, seed=seed, run=run, resume=resume, device=device,
                                display=display or Silent())
         return FitResult([line], 1, line[f"{PRIMARY.key}_va"], "closed form")
     training = _Training(model.to(device), objective.to(device), data, config, seed, run, torch.device(device),
