@@ -76,8 +76,13 @@ class _NeverFailing(io.RawIOBase):
     def tell(self) -> int:
         return self._file.tell()
 
-    def readinto(self, buffer: Any) -> int | None:
-        return self._file.readinto(buffer)
+    def readinto(self, buffer: Any) -> int:
+        """Always fills the buffer, with zeros where nothing was written: HDF5 takes a short read for a full one, and
+        crashes at times on what happened to be in memory."""
+        view = memoryview(buffer).cast("B")
+        count = self._file.readinto(view) or 0
+        view[count:] = bytes(len(view) - count)
+        return len(view)
 
     def write(self, data: Any) -> int:
         left = memoryview(data).cast("B")
