@@ -362,7 +362,7 @@ WRONG = {
     "narrower tensor": (lambda: LinearCCA().fit(X, Y).transform(torch.ones(5, 3)), DataError,
                         "X has 3 features, but LinearCCA is expecting 4"),
     "wider view 2": (lambda: LinearCCA().fit(X, Y).transform_view2(np.ones((5, 6))), DataError,
-                     "Y has 6 features, but LinearCCA was fitted to 4"),
+                     "Y has 6 features, but LinearCCA is expecting 4"),
     "wider view 2 to score": (lambda: LinearCCA().fit(X, Y).score(X, np.ones((60, 6))), DataError, "Y has 6 features"),
     "narrower to add": (lambda: LinearCCA().fit(X, Y).partial_fit(X[:, 1:], Y), ValueError, "X has 3 features"),
     "narrower view 2 to add": (lambda: LinearCCA().fit(X, Y).partial_fit(X, Y[:, 1:]), DataError, "Y has 3 features"),

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import h5py
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -19,9 +18,8 @@ from xmodal.data.batches import lone_batches, pair_batches
 from xmodal.data.checks import check_finite
 from xmodal.data.pairs import PairSplit
 from xmodal.errors import CheckpointError, DataError
-from xmodal.linear.inputs import Rows, block_rows, lone_blocks, paired_blocks
+from xmodal.linear.inputs import Rows, block_rows, checked_table, is_read_by_blocks, lone_blocks, paired_blocks
 from xmodal.linear.sums import PairSums, ViewStatistics
-from xmodal.metrics.views import check_pairs
 
 Self = TypeVar("Self", bound="ClosedForm")
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -97,7 +95,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             DataError: shapes that don't fit, NaN or infinite values, fewer than two pairs. It is a ValueError.
         """
         rows1, rows2 = self._rows1(X, reset=True), self._rows2(Y, reset=True)
-        table = _table(pairs, rows1, rows2)
+        table = checked_table(pairs, rows1, rows2)
         with self._undone_by_errors():
             self._start()
             self._prepare(rows1, rows2)
@@ -137,7 +135,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             for _ in rows.blocks(block_rows(rows.width)) if rows is not None else ():
                 pass  # read, and so checked
         if rows1 is not None and rows2 is not None:
-            table = _table(pairs, rows1, rows2)
+            table = checked_table(pairs, rows1, rows2)
             if first:
                 self._prepare(rows1, rows2)
             self._add(paired_blocks(rows1, rows2, table), lone_blocks(rows1, table, 0), lone_blocks(rows2, table, 1))
@@ -383,31 +381,28 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     # -- checks -----------------------------------------------------------------------------------------------------
 
     def _rows1(self, X: Any, reset: bool, least: int = 2) -> Rows:
-        if not _read_by_blocks(X):
+        if not is_read_by_blocks(X):
             X = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite=False, ensure_min_samples=least)
-        rows = Rows(X, "X", least)
-        if reset:
-            self.n_features_in_ = rows.width
-        elif rows.width != self.n_features_in_:
-            raise DataError(f"X has {rows.width} features, but {type(self).__name__} is expecting "
-                            f"{self.n_features_in_} features as input")
-        return rows
+        return self._of_known_width(Rows(X, "X", least), "n_features_in_", reset)
 
     def _rows2(self, Y: Any, reset: bool, least: int = 2) -> Rows:
         if Y is None:
             raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None: view 2 "
                             "takes its place")
-        if not _read_by_blocks(Y):
+        if not is_read_by_blocks(Y):
             Y = check_array(Y, dtype="numeric", ensure_2d=False, ensure_all_finite=False, ensure_min_samples=least,
                             input_name="Y")
         if len(Y.shape) == 1:
             Y = (Y if isinstance(Y, Tensor) else np.asarray(Y))[:, None]
-        rows = Rows(Y, "Y", least)
+        return self._of_known_width(Rows(Y, "Y", least), "n_features2_in_", reset)
+
+    def _of_known_width(self, rows: Rows, attribute: str, reset: bool) -> Rows:
+        """Takes the width over, or compares it."""
         if reset:
-            self.n_features2_in_ = rows.width
-        elif rows.width != self.n_features2_in_:
-            raise DataError(f"Y has {rows.width} features, but {type(self).__name__} was fitted to "
-                            f"{self.n_features2_in_}")
+            setattr(self, attribute, rows.width)
+        elif rows.width != getattr(self, attribute):  # in scikit-learn's words
+            raise DataError(f"{rows.name} has {rows.width} features, but {type(self).__name__} is expecting "
+                            f"{getattr(self, attribute)} features as input")
         return rows
 
     def __sklearn_tags__(self) -> Any:
@@ -419,17 +414,6 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.cpu().numpy().copy()
-
-
-def _table(pairs: Any, rows1: Rows, rows2: Rows) -> np.ndarray | None:
-    """The checked pair table; None where row i matches row i."""
-    if pairs is None and len(rows1) == len(rows2):
-        return None
-    return check_pairs(pairs, len(rows1), len(rows2)).numpy()
-
-
-def _read_by_blocks(values: Any) -> bool:
-    return isinstance(values, Tensor | h5py.Dataset)
 
 
 def _flat(name: str, items: Tensor, width: int | None) -> Tensor:

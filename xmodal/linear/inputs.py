@@ -12,6 +12,7 @@ from torch import Tensor
 from xmodal.data.checks import check_finite
 from xmodal.data.streamed import read_rows
 from xmodal.errors import DataError
+from xmodal.metrics.views import check_pairs
 
 #: How much of two views, as float64, is worked on at a time.
 BLOCK_BYTES = 1 << 24
@@ -72,6 +73,22 @@ def _tensor(array: np.ndarray) -> Tensor:
     if not array.flags.writeable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy()
     return torch.from_numpy(array)
+
+
+def is_read_by_blocks(values: Any) -> bool:
+    """Whether these are not for scikit-learn to check, which would make an array of all of them."""
+    return isinstance(values, Tensor | h5py.Dataset)
+
+
+def checked_table(pairs: Any, rows1: Rows, rows2: Rows) -> np.ndarray | None:
+    """The pair table (m, 2); None where row i matches row i.
+
+    Raises:
+        DataError: none for views of different length, or one that doesn't fit them.
+    """
+    if pairs is None and len(rows1) == len(rows2):
+        return None
+    return check_pairs(pairs, len(rows1), len(rows2)).numpy()
 
 
 def block_rows(width: int) -> int:

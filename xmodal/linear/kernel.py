@@ -226,12 +226,12 @@ class KernelCCA(ClosedForm):
     def _solve(self, view1: ViewStatistics, view2: ViewStatistics, S12: Tensor) -> Projection:
         k = components(self.n_components, S12)
         scale1, scale2 = mean_deviation(view1), mean_deviation(view2)  # in units of which each trace is the width
-        view1.S.div_(scale1**2), view2.S.div_(scale2**2), S12.div_(scale1).div_(scale2)
+        S11, S22, S12 = view1.S.div_(scale1**2), view2.S.div_(scale2**2), S12.div_(scale1).div_(scale2)
         kappa1, kappa2 = self.r1 * len(view1.variances), self.r2 * len(view2.variances)
         if self.regularisation == "norm":
-            U, V, correlations = cca_solution(view1.S, view2.S, S12, kappa1, kappa2, k, svd_solver=self.svd_solver)
+            U, V, correlations = cca_solution(S11, S22, S12, kappa1, kappa2, k, svd_solver=self.svd_solver)
         else:
-            W1, W2 = bach_jordan_whitening(view1.S, kappa1), bach_jordan_whitening(view2.S, kappa2)
+            W1, W2 = bach_jordan_whitening(S11, kappa1), bach_jordan_whitening(S22, kappa2)
             E, correlations, F = leading_svd(W1.mT @ S12 @ W2, k, self.svd_solver)
             U, V, correlations = W1 @ E, W2 @ F, correlations.clamp(max=1.0)
         U, V = fix_signs(in_columns(view1, U) / scale1, in_columns(view2, V) / scale2)
