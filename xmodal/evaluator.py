@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +18,16 @@ from xmodal.metrics import (
     DIRECTIONS,
     bootstrap_interval,
     canonical_correlation,
+    group_retrieval,
     mean_squared_errors,
     retrieval_metrics,
     retrieval_ranks,
+    split_ids,
     sum_correlation,
     transfer_accuracy,
     transfer_folds,
 )
+from xmodal.metrics.groups import TOLERANCE, VOTES
 from xmodal.metrics.views import check_pairs, check_views
 from xmodal.networks import CorrNet, evaluating
 
@@ -109,7 +113,7 @@ def evaluate(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
 
 
 def _chosen(data: PairedData, split: str, n_test: int | None) -> PairSplit:
-    chosen: PairSplit = getattr(data, split)
+    chosen = data.split(split)
     return chosen if n_test is None else chosen.take(n_test)
 
 
@@ -202,6 +206,61 @@ def _transfer_rows(split: PairSplit) -> tuple[Tensor, Tensor, Tensor]:
                         "add labels, the classes of the view-1 items, to the data")
     rows1, rows2 = check_pairs(split.pairs, len(split.view1), len(split.view2)).unbind(dim=1)
     return rows1, rows2, split.labels[rows1]
+
+
+def retrieve_groups(model: TwoViewModel, data: PairedData, split: str = "test", *, n_test: int | None = None,
+                    device: str | torch.device = "cpu", precision: str = "float32", votes: int = VOTES,
+                    excerpt: int | None = None, tolerance: float = TOLERANCE) -> dict[str, Any]:
+    """Whole groups of one view find their own in the other; see :func:`xmodal.metrics.group_retrieval`.
+
+    Groups and places come from the ids of the view-1 items, ``PIECE@PLACE``. A view-2 item has those of its partner
+    (the last one's in the pair table, if it has several). View-2 items without a partner are left out, from the
+    gallery as well.
+
+    Args:
+        model: anything with ``embed_view1`` and ``embed_view2``.
+        data: with ids in the split.
+        split: a split's name.
+        n_test: only the first so many pairs.
+        device, precision: where and how to run the towers.
+        votes, excerpt, tolerance: see :func:`xmodal.metrics.group_retrieval`.
+
+    Returns:
+        ``{"V1_to_V2": {...}, "V2_to_V1": {...}, "votes", "excerpt", "tolerance"}``.
+
+    Raises:
+        DataError: ids are missing or read otherwise.
+        NumericalError: an embedding is not finite; names view and rows.
+    """
+    chosen = _chosen(data, split, n_test)
+    names, places = check_groups(chosen)
+    z1, z2 = check_views(*embed(model, chosen, device=device, precision=precision))
+    partners = _partners(chosen)
+    kept = np.flatnonzero(partners >= 0)
+    named = [names[partner] for partner in partners[kept]]
+    found = group_retrieval(z1, z2[torch.from_numpy(kept)], names, places, named, places[partners[kept]],
+                            votes=votes, excerpt=excerpt, tolerance=tolerance)
+    return {**found, "votes": votes, "excerpt": excerpt, "tolerance": tolerance}
+
+
+def check_groups(split: PairSplit) -> tuple[list[str], np.ndarray]:
+    """Group and place of the view-1 items; raises what :func:`retrieve_groups` would, before a model is run.
+
+    Raises:
+        DataError: ids are missing or read otherwise.
+    """
+    if split.ids is None:
+        raise DataError(f"retrieval of groups needs ids of the view-1 items, and the {split.name} pairs have none; "
+                        "ids must read PIECE@PLACE, such as bach/bwv10.7@12.500")
+    return split_ids(split.ids)
+
+
+def _partners(split: PairSplit) -> np.ndarray:
+    """View-1 partner of each view-2 item, (n2,) int64: the last one in the table, −1 where there is none."""
+    partners = np.full(len(split.view2), -1, dtype=np.int64)
+    table = split.pair_table().cpu().numpy()
+    partners[table[:, 1]] = table[:, 0]
+    return partners
 
 
 def linear_cca_baseline(data: PairedData, dim: int) -> LinearCCA:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xmodal.errors import DataError, did_you_mean
-from xmodal.metrics import PRIMARY
+from xmodal.metrics import DIRECTIONS, PRIMARY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,12 +96,34 @@ def transfer_block(transfer: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def group_block(groups: Mapping[str, Any]) -> str:
+    """What ``xmodal.evaluator.retrieve_groups`` returns and its ``word``, as a small table of at most 80 columns."""
+    who = "all items vote" if groups["excerpt"] is None else f"the {groups['excerpt']} items in its middle vote"
+    sides = [groups[direction] for direction in DIRECTIONS]
+    rows = (("Asked (in the gallery)", [f"{side['n_groups']} ({side['n_gallery']})" for side in sides]),
+            ("Top 01", [f"{side['r1']:.2f}" for side in sides]),
+            ("Top 05", [f"{side['r5']:.2f}" for side in sides]),
+            ("MRR", [f"{side['mrr']:.3f}" for side in sides]),
+            ("Median Rank", [f"{side['median_rank']:.2f}" for side in sides]),
+            ("Offset, median error", [_number(side["offset_error"], ".3f") for side in sides]),
+            (f"Top 01, offset within {groups['tolerance']:g}", [f"{side['offset_within']:.2f}" for side in sides]),
+            (f"Items located within {groups['tolerance']:g}", [f"{side['located']:.2f}" for side in sides]))
+    return "\n".join([*textwrap.wrap(f"Retrieval of a whole {groups['word']}: {who}", WIDTH),
+                      f"{'':<28} {DIRECTIONS[0]:>15} {DIRECTIONS[1]:>15}",
+                      *(f"{name:<28} {one:>15} {two:>15}" for name, (one, two) in rows)])
+
+
 def restoring_block(errors: Mapping[str, float]) -> str:
     """What ``xmodal.evaluator.restoring_errors`` returns, as a small table."""
     rows = (("from view 1 alone", "view1"), ("from view 2 alone", "view2"), ("from both", "both"))
     return "\n".join(["Restoring: mean squared errors", f"{'':<18}   view 1    view 2",
                       *(f"{name:<18} {errors[f'view1_from_{source}']:8.3g}  {errors[f'view2_from_{source}']:8.3g}"
                         for name, source in rows)])
+
+
+def _number(value: float | None, spec: str) -> str:
+    """``-`` for what is undefined: NaN, or None where it was read from a file."""
+    return _cell(None if value is None or math.isnan(value) else value, spec)
 
 
 def _bounds(intervals: Mapping[str, tuple[float, float]], key: str, digits: int) -> str:

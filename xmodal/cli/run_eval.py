@@ -4,6 +4,7 @@
   python run_eval.py --model models/digits_ccal_cont.py --data digits --V2_to_V1
   python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
   python run_eval.py --model models/digits_ccal_cont.py --data digits --transfer
+  python run_eval.py --model models/x.py --data mine.h5 --group piece --excerpt 20
   python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
 """
 from __future__ import annotations
@@ -23,8 +24,8 @@ from xmodal.cli.common import (
     run_folder,
     seed_number,
 )
-from xmodal.cli.restoring import (
-    add_restoring_options,
+from xmodal.cli.drawing import (
+    add_drawing_options,
     check_items,
     check_out,
     check_restores,
@@ -34,22 +35,25 @@ from xmodal.cli.restoring import (
 from xmodal.data import load_data
 from xmodal.errors import DataError
 from xmodal.evaluator import (
+    check_groups,
     check_transfer,
     evaluate,
     linear_cca_baseline,
     restoring_errors,
+    retrieve_groups,
     tower_precision,
     transfer,
 )
 from xmodal.networks import CorrNet
-from xmodal.report import baseline_line, evaluation_block, restoring_block, transfer_block
+from xmodal.report import baseline_line, evaluation_block, group_block, restoring_block, transfer_block
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser(__doc__)
     add_run_options(parser)
     parser.add_argument("--V2_to_V1", action="store_true", help="print the other direction: view 2 asks for view 1")
-    parser.add_argument("--split", choices=("test", "valid", "train"), default="test", help="default: test")
+    parser.add_argument("--split", default="test", metavar="NAME",
+                        help="test (default), valid, train, or a further test split such as test_timbre")
     parser.add_argument("--n_test", type=int, metavar="N", help="evaluate on the first N pairs only")
     parser.add_argument("--estimate_UV", action="store_true", help="use the projection that refine_cca.py estimated")
     parser.add_argument("--ci", action="store_true", help="add bootstrap 95 %% intervals over queries")
@@ -57,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--linear_cca", action="store_true", help="also fit and print linear CCA of the raw views")
     parser.add_argument("--transfer", action="store_true",
                         help="also train linear SVMs on one view and test them on the other; needs labels")
-    add_restoring_options(parser)
+    parser.add_argument("--group", metavar="WORD", help="also retrieve whole groups, called WORD (such as piece), by "
+                        "votes of their items; needs ids that read PIECE@PLACE")
+    parser.add_argument("--excerpt", type=int, metavar="N", help="with --group: only N items in each one's middle vote")
+    add_drawing_options(parser)
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
     args = parser.parse_args(argv)
     return run_command(lambda: run_eval(args), args.debug)
@@ -66,16 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_eval(args: argparse.Namespace) -> int:
     """One evaluation, from options to report; returns the exit code."""
     check_out(args)
+    _check_excerpt(args)
     run = run_folder(args)
     device = pick_device(args.device)
     run.config()  # a missing run is said before data are read
     data = load_data(args.data)
-    chosen = getattr(data, args.split)
+    chosen = data.split(args.split)
     if args.n_test is not None and not 1 <= args.n_test <= len(chosen):
         raise DataError(f"--n_test must be from 1 to {len(chosen):,} (the {args.split} pairs), got {args.n_test:,}")
     counted = chosen if args.n_test is None else chosen.take(args.n_test)
     if args.transfer:
         check_transfer(counted)
+    if args.group is not None:
+        check_groups(counted)
     check_items(args, chosen, counted)
     model, about, header = load_model(run, data, REFINED if args.estimate_UV else RunFolder.WEIGHTS, device)
     check_restores(args, model)
@@ -89,6 +99,10 @@ def run_eval(args: argparse.Namespace) -> int:
         metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)
     if args.transfer:
         metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    if args.group is not None:
+        metrics["groups"] = {"word": args.group,
+                             **retrieve_groups(model, data, args.split, n_test=args.n_test, device=device,
+                                               precision=precision, excerpt=args.excerpt)}
     if args.reconstruct is not None:
         metrics["reconstruction"] = restoring_errors(cast(CorrNet, model), data, args.split, n_test=args.n_test,
                                                      device=device, precision=precision)
@@ -104,11 +118,20 @@ def run_eval(args: argparse.Namespace) -> int:
             print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
         if args.transfer:
             print(transfer_block(metrics["transfer"]))
+        if args.group is not None:
+            print(group_block(metrics["groups"]))
         if args.reconstruct is not None:
             print(restoring_block(metrics["reconstruction"]))
     write_pictures(args, run, pictures)
     run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
     return 0
+
+
+def _check_excerpt(args: argparse.Namespace) -> None:
+    if args.excerpt is not None and args.group is None:
+        raise DataError("--excerpt says how many items of each group vote, so it needs --group, such as --group piece")
+    if args.excerpt is not None and args.excerpt < 1:
+        raise DataError(f"--excerpt must be at least 1, got {args.excerpt}")
 
 
 def _metrics_file(args: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
-"""Ranks and what follows from ranks, correlations, transfer between views, restoring, bootstrap. Never sees a model."""
+"""Ranks and what follows from ranks, groups, correlations, transfer between views, restoring, bootstrap; no model."""
 from xmodal.metrics.bootstrap import Interval, bootstrap_interval, paired_bootstrap_difference
 from xmodal.metrics.correlation import canonical_correlation, sum_correlation
+from xmodal.metrics.groups import group_retrieval, split_ids
 from xmodal.metrics.ranks import Ranks, retrieval_ranks
 from xmodal.metrics.restoring import mean_squared_errors
 from xmodal.metrics.retrieval import DIRECTIONS, PRIMARY, Primary, rank_metrics, retrieval_metrics
@@ -15,11 +16,13 @@ __all__ = [
     "TransferAccuracy",
     "bootstrap_interval",
     "canonical_correlation",
+    "group_retrieval",
     "mean_squared_errors",
     "paired_bootstrap_difference",
     "rank_metrics",
     "retrieval_metrics",
     "retrieval_ranks",
+    "split_ids",
     "sum_correlation",
     "transfer_accuracy",
     "transfer_folds",
