@@ -1,4 +1,4 @@
-"""What a CorrNet restores: errors against a loop, pictures by what is in their axes, the options of run_eval.py."""
+"""Pictures by what is in their axes, what a CorrNet restores by its errors in a loop, the options of run_eval.py."""
 from __future__ import annotations
 
 import json
@@ -13,11 +13,11 @@ from torch import nn
 from xmodal.checkpoint import RunFolder
 from xmodal.cli import run_eval, run_train
 from xmodal.cli.common import load_model
-from xmodal.cli.restoring import distinct_pairs
+from xmodal.cli.drawing import distinct_pairs
 from xmodal.data import PairSplit, load_data
-from xmodal.evaluator import restore, restoring_errors
+from xmodal.evaluator import embed, restore, restoring_errors
 from xmodal.networks import CorrNet
-from xmodal.pictures import ViewStyle, reconstruction_sheet, walk_strip
+from xmodal.pictures import ViewStyle, neighbour_sheet, pair_sheet, reconstruction_sheet, walk_strip
 from xmodal.report import restoring_block
 
 TWO_TOWER = str(Path(__file__).parent.parent / "models" / "digits_ccal_tno.py")
@@ -153,9 +153,9 @@ def test_both_pictures_are_written_and_errors_kept(trained, capsys):
 
 def test_the_pictures_hold_what_the_model_makes(trained, monkeypatch):
     drawn = []
-    monkeypatch.setattr("xmodal.cli.restoring.reconstruction_sheet",
+    monkeypatch.setattr("xmodal.cli.drawing.reconstruction_sheet",
                         lambda *a: drawn.append(a) or reconstruction_sheet(*a))
-    monkeypatch.setattr("xmodal.cli.restoring.walk_strip", lambda *a: drawn.append(a) or walk_strip(*a))
+    monkeypatch.setattr("xmodal.cli.drawing.walk_strip", lambda *a: drawn.append(a) or walk_strip(*a))
     assert run_eval.main([*trained, "--reconstruct", "4", "--walk", "3", "7"]) == 0
     data = load_data("digits")
     model, _, _ = load_model(RunFolder("runs/small"), data, RunFolder.WEIGHTS, torch.device("cpu"))
@@ -174,6 +174,49 @@ def test_the_pictures_hold_what_the_model_makes(trained, monkeypatch):
     assert steps == pytest.approx([i / 10 for i in range(11)]) and styles[0] == ViewStyle(0.0, 1.0, (8, 4))
 
 
+@pytest.mark.parametrize("direction", ["V1_to_V2", "V2_to_V1"])
+def test_neighbours_are_the_nearest_by_cosine_and_partners_are_framed(trained, monkeypatch, capsys, direction):
+    drawn = []
+    monkeypatch.setattr("xmodal.cli.drawing.neighbour_sheet", lambda *a: drawn.append(a) or neighbour_sheet(*a))
+    options = ["--V2_to_V1"] if direction == "V2_to_V1" else []
+    assert run_eval.main(["--model", TWO_TOWER, "--data", "digits", "--neighbours", "3", *options]) == 0
+    assert f"neighbours_{direction}.png" in capsys.readouterr().out
+    assert Path(f"runs/digits_ccal_tno/neighbours_{direction}.png").is_file()
+    data = load_data("digits")
+    model, _, _ = load_model(RunFolder("runs/digits_ccal_tno"), data, RunFolder.WEIGHTS, torch.device("cpu"))
+    (queries, partners, neighbours, found, ranks, styles), = drawn
+    items = [data.test.view1, data.test.view2] if not options else [data.test.view2, data.test.view1]
+    z = [z.double() / z.double().norm(dim=1, keepdim=True) for z in embed(model, data.test)]
+    scores = (z[0] @ z[1].T if not options else z[1] @ z[0].T)[[0, 199, 399]]
+    order = scores.argsort(dim=1, descending=True)
+    torch.testing.assert_close(queries, items[0][[0, 199, 399]])
+    torch.testing.assert_close(partners, items[1][[0, 199, 399]])
+    torch.testing.assert_close(neighbours, items[1][order[:, :5]])
+    assert ranks == [1.0 + order[i].tolist().index(row) for i, row in enumerate((0, 199, 399))]
+    assert found.tolist() == [[item == row for item in order[i, :5].tolist()] for i, row in enumerate((0, 199, 399))]
+    assert [style.picture for style in styles] == [(8, 4), (8, 4)]
+
+
+def test_a_sheet_of_neighbours_frames_what_was_found():
+    found = torch.tensor([[False, True], [False, False]])
+    figure = neighbour_sheet(torch.rand(2, 3, 3), torch.rand(2, 2, 2), torch.rand(2, 2, 2, 2), found, [2.0, 7.5],
+                             [ViewStyle(0.0, 1.0), ViewStyle(0.0, 1.0, rising=True)])
+    framed = [axes.axison for axes in figure.axes]
+    assert framed == [False, False, False, True, False, False, False, False]
+    assert [axes.images[0].origin for axes in figure.axes] == ["upper", "lower", "lower", "lower"] * 2
+    texts = [text.get_text() for text in figure.texts]
+    assert texts == ["rank 2", "rank 7.5", "query", "its partner", "1.", "2."]
+
+
+def test_a_sheet_of_pairs_has_each_beside_its_partner():
+    view1, view2 = torch.rand(8, 3, 3), torch.rand(8, 2, 2)
+    drawn = images_of(pair_sheet(view1, view2, [ViewStyle(0.0, 1.0)] * 2))
+    assert len(drawn) == 16
+    for i in range(8):
+        np.testing.assert_allclose(drawn[2 * i], view1[i])
+        np.testing.assert_allclose(drawn[2 * i + 1], view2[i])
+
+
 def test_json_keeps_stdout_to_itself_and_other_splits_have_their_own_names(trained, capsys):
     assert run_eval.main([*trained, "--reconstruct", "2", "--json", "--split", "valid", "--n_test", "20"]) == 0
     captured = capsys.readouterr()
@@ -187,10 +230,12 @@ def test_json_keeps_stdout_to_itself_and_other_splits_have_their_own_names(train
     (["--reconstruct", "0"], "--reconstruct must be from 1 to 50, got 0"),
     (["--reconstruct", "51"], "--reconstruct must be from 1 to 50, got 51"),
     (["--reconstruct", "9", "--n_test", "7"], "must be from 1 to 7 (the test pairs that share no item"),
+    (["--neighbours", "0"], "--neighbours must be from 1 to 50, got 0"),
+    (["--neighbours", "8", "--n_test", "7"], "--neighbours must be from 1 to 7, got 8"),
     (["--walk", "0", "400"], "--walk: view-2 items of the test split are 0 to 399, got 0 and 400"),
     (["--walk", "-1", "3"], "got -1 and 3"),
-    (["--walk", "0", "3", "--reconstruct", "2", "--out", "a.png"], "give it with either --reconstruct or --walk"),
-    (["--out", "a.png"], "give it with either --reconstruct or --walk"),
+    (["--walk", "0", "3", "--reconstruct", "2", "--out", "a.png"], "give it with either --reconstruct, --walk or --neighbours"),
+    (["--out", "a.png"], "give it with either --reconstruct, --walk or --neighbours"),
     (["--reconstruct", "2", "--out", "a.pdf"], "expected a file that ends in .png, got .pdf"),
     (["--reconstruct", "2", "--out", "nowhere/a.png"], "there is no folder nowhere"),
     (["--reconstruct", "2", "--out", "folder.png"], "--out folder.png is a folder"),

@@ -1,7 +1,9 @@
-"""Random changes of training pictures: first layers of a tower, at work in train mode only, on whole batches."""
+"""Random changes of training items: first layers of a tower, at work in train mode only, on whole batches."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,8 @@ from xmodal.errors import ExperimentError
 class RandomAffine(nn.Module):
     """Turns, stretches, slants and shifts each picture of a batch by amounts of its own, drawn anew each time.
 
-    Amounts are uniform in plus or minus what the arguments say; what moves in from outside is black (0). Draws come
-    from torch's global random state. In eval mode pictures pass unchanged.
+    Amounts are uniform in plus or minus what the arguments say. Draws come from torch's global random state. In eval
+    mode pictures pass unchanged.
 
     Args:
         shape: of one item, ``(height, width)`` or ``(channels, height, width)``; flat items of as many values are
@@ -23,11 +25,14 @@ class RandomAffine(nn.Module):
         scale: 0.2 stretches each axis by 1/1.2 to 1/0.8.
         shear: how many pixels to the side per pixel of height.
         shift: fraction of height and of width.
+        outside: what moves in from there: black (0), or the picture's edge, repeated.
     """
 
     def __init__(self, shape: Sequence[int], rotate: float = 0.0, scale: float = 0.0, shear: float = 0.0,
-                 shift: float = 0.0) -> None:
+                 shift: float = 0.0, outside: Literal["black", "edge"] = "black") -> None:
         super().__init__()
+        if outside not in ("black", "edge"):
+            raise ExperimentError(f"RandomAffine: outside must be 'black' or 'edge', got {outside!r}")
         if len(shape) not in (2, 3):
             raise ExperimentError(f"RandomAffine needs pictures of shape (height, width) or (channels, height, width), "
                                   f"got {tuple(shape)}")
@@ -35,7 +40,7 @@ class RandomAffine(nn.Module):
             raise ExperimentError("RandomAffine: scale must be in [0, 1) and rotate, shear and shift not negative, "
                                   f"got {scale}, {rotate}, {shear} and {shift}")
         self.shape = (1, *shape) if len(shape) == 2 else tuple(shape)
-        self.rotate, self.scale, self.shear, self.shift = rotate, scale, shear, shift
+        self.rotate, self.scale, self.shear, self.shift, self.outside = rotate, scale, shear, shift, outside
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures (n, *shape) or (n, values) to others of the same shape."""
@@ -45,7 +50,9 @@ class RandomAffine(nn.Module):
             images = pictures.reshape(len(pictures), *self.shape).to(
                 torch.promote_types(pictures.dtype, torch.float32))
             grid = affine_grid(self._matrices(len(images), images), list(images.shape), align_corners=False)
-            return grid_sample(images, grid, align_corners=False).reshape(pictures.shape).to(pictures.dtype)
+            padding = "zeros" if self.outside == "black" else "border"
+            changed = grid_sample(images, grid, padding_mode=padding, align_corners=False)
+            return changed.reshape(pictures.shape).to(pictures.dtype)
 
     def _matrices(self, n: int, like: Tensor) -> Tensor:
         """(n, 2, 3) maps from places in the result to places in the picture, where both axes go from -1 to 1."""
@@ -63,4 +70,40 @@ class RandomAffine(nn.Module):
 
     def extra_repr(self) -> str:
         return (f"{self.shape}, rotate={self.rotate:g}, scale={self.scale:g}, shear={self.shear:g}, "
-                f"shift={self.shift:g}")
+                f"shift={self.shift:g}, outside={self.outside}")
+
+
+class RandomSound(nn.Module):
+    """Moves each spectrogram of a batch in time and makes it louder or softer, by amounts of its own, drawn anew each
+    time.
+
+    Spectrograms hold ``log10(1 + x)`` of magnitudes ``x``, frames last; a gain of ``g`` gives ``log10(1 + g·x)``. Draws
+    come from torch's global random state. In eval mode spectrograms pass unchanged.
+
+    Args:
+        frames: by how many frames to either side, all equally likely; the frame at the edge is repeated.
+        gain: decibels to either side, uniform.
+    """
+
+    def __init__(self, frames: int = 0, gain: float = 0.0) -> None:
+        super().__init__()
+        if not (isinstance(frames, int) and frames >= 0 and 0 <= gain < float("inf")):
+            raise ExperimentError("RandomSound: frames must be a whole number and gain a number, neither negative; "
+                                  f"got {frames!r} and {gain!r}")
+        self.frames, self.gain = frames, gain
+
+    def forward(self, sounds: Tensor) -> Tensor:
+        """Spectrograms (n, ..., frames) to others of the same shape."""
+        if not self.training:
+            return sounds
+        n, length = len(sounds), sounds.shape[-1]
+        late = torch.randint(-self.frames, self.frames + 1, (n, 1), device=sounds.device)
+        source = (torch.arange(length, device=sounds.device) - late).clamp(0, length - 1)
+        moved = sounds.gather(-1, source.view(n, *[1] * (sounds.ndim - 2), length).expand_as(sounds))
+        decibels = torch.empty(n, device=sounds.device).uniform_(-self.gain, self.gain)
+        factor = (10 ** (decibels / 20)).view(n, *[1] * (sounds.ndim - 1))
+        magnitudes = torch.expm1(moved.float() * math.log(10))
+        return (torch.log1p(magnitudes * factor) / math.log(10)).to(sounds.dtype)
+
+    def extra_repr(self) -> str:
+        return f"frames={self.frames}, gain={self.gain:g}"

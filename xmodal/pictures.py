@@ -1,7 +1,7 @@
 """Pictures of items and of what a model restores of them. Drawing only."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ SHEET_CELL, STRIP_CELL = 104, 78
 GAP, GROUP_GAP, MARGIN = 4, 18, 6
 TITLE_LINE, LABEL, NUMBERS = 14, 18, 14
 INK = "#0072B2"
+FRAME = "#D55E00"
 
 
 class ViewStyle(NamedTuple):
@@ -29,11 +30,13 @@ class ViewStyle(NamedTuple):
     Attributes:
         low, high: ends of the scale; what lies beyond is drawn as if it lay at the end.
         picture: height and width, where an item is a picture stored flat.
+        rising: whether the rows of a picture go from bottom to top.
     """
 
     low: float
     high: float
     picture: tuple[int, int] | None = None
+    rising: bool = False
 
 
 def reconstruction_sheet(view1: Sequence[Tensor], view2: Sequence[Tensor], styles: Sequence[ViewStyle]) -> Figure:
@@ -53,6 +56,22 @@ def reconstruction_sheet(view1: Sequence[Tensor], view2: Sequence[Tensor], style
     return _grid(rows, titles, [], SHEET_CELL, tallest=1.2, group=4)
 
 
+def pair_sheet(view1: Tensor, view2: Tensor, styles: Sequence[ViewStyle], across: int = 4) -> Figure:
+    """Pairs, ``across`` of them in a row: view 1 and at its right view 2.
+
+    Args:
+        view1: (n, *shape1).
+        view2: (n, *shape2).
+        styles: of view 1 and of view 2.
+        across: pairs in a row; ``n`` is a multiple of it, or less.
+    """
+    cells = [(item, style) for pair in zip(_arrays(view1), _arrays(view2), strict=True)
+             for item, style in zip(pair, styles, strict=True)]
+    width = 2 * min(across, len(view1))
+    return _grid([cells[i:i + width] for i in range(0, len(cells), width)], ["view 1", "view 2"] * (width // 2), [],
+                 SHEET_CELL, tallest=1.2)
+
+
 def walk_strip(view1: Tensor, view2: Tensor, steps: Sequence[float], styles: Sequence[ViewStyle]) -> Figure:
     """What codes on the way from one item to another decode to: view 1 above, view 2 below, a column per step.
 
@@ -67,12 +86,32 @@ def walk_strip(view1: Tensor, view2: Tensor, steps: Sequence[float], styles: Seq
     return _grid(rows, titles, ["view 1", "view 2"], STRIP_CELL, tallest=2.0)
 
 
+def neighbour_sheet(queries: Tensor, partners: Tensor, neighbours: Tensor, found: Tensor, ranks: Sequence[float],
+                    styles: Sequence[ViewStyle]) -> Figure:
+    """A row per query: the query, its partner, and what was retrieved in its place, nearest first.
+
+    Args:
+        queries: (n, *shape of the query's view).
+        partners: (n, *shape of the gallery's view).
+        neighbours: (n, k, *shape of the gallery's view).
+        found: (n, k) whether a neighbour is a partner of the query; these are framed.
+        ranks: n ranks of the partners, written at the left.
+        styles: of the query's view and of the gallery's.
+    """
+    query, gallery = styles
+    rows = [[(one, query), (partner, gallery), *((item, gallery) for item in items)]
+            for one, partner, items in zip(*map(_arrays, (queries, partners, neighbours)), strict=True)]
+    titles = ["query", "its partner", *(f"{place}." for place in range(1, neighbours.shape[1] + 1))]
+    framed = {(row, 2 + place) for row, place in found.nonzero().tolist()}
+    return _grid(rows, titles, [f"rank {rank:g}" for rank in ranks], SHEET_CELL, tallest=1.2, group=2, framed=framed)
+
+
 def _arrays(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
 
 def _grid(rows: Sequence[Sequence[tuple[np.ndarray, ViewStyle]]], titles: Sequence[str], labels: Sequence[str],
-          width: int, tallest: float, group: int = 0) -> Figure:
+          width: int, tallest: float, group: int = 0, framed: Collection[tuple[int, int]] = ()) -> Figure:
     """Cells of one width with titles above the first row; places are counted in pixels, so that none is wasted.
 
     Args:
@@ -82,6 +121,7 @@ def _grid(rows: Sequence[Sequence[tuple[np.ndarray, ViewStyle]]], titles: Sequen
         width: of a cell.
         tallest: the most height of a cell, as a multiple of its width.
         group: a wider gap stands before this column (0: nowhere).
+        framed: rows and columns of cells with a coloured frame.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # half a second, which other commands should not pay
@@ -101,6 +141,9 @@ def _grid(rows: Sequence[Sequence[tuple[np.ndarray, ViewStyle]]], titles: Sequen
             axes = figure.add_axes((lefts[c] / total_width, y / total_height, width / total_width,
                                     height / total_height))
             _draw(axes, item, style)
+            if (r, c) in framed:
+                axes.set_axis_on()
+                axes.spines[:].set(color=FRAME, linewidth=2.5)
             if r == len(rows) - 1 and numbered[c]:
                 axes.set_xticks(range(item.size))
                 axes.tick_params(axis="x", length=0, pad=2, labelsize=6)
@@ -141,7 +184,7 @@ def _draw(axes: Axes, item: np.ndarray, style: ViewStyle) -> None:
     axes.set(xticks=[], yticks=[])
     picture = _as_picture(item, style)
     if picture is not None:
-        axes.imshow(picture, cmap="gray", vmin=style.low, vmax=style.high)
+        axes.imshow(picture, cmap="gray", vmin=style.low, vmax=style.high, origin="lower" if style.rising else "upper")
         axes.set_axis_off()
         return
     low, high = min(style.low, 0.0), max(style.high, 0.0)  # bars stand on 0

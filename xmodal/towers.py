@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from xmodal.errors import ExperimentError
 
 Shape = Sequence[int]
+_MONOTONE = (nn.ELU, nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh)
 
 
 def _initialised(layer: nn.Linear | nn.Conv2d) -> nn.Module:
@@ -48,8 +49,9 @@ def mlp(shape: Shape, hidden: Sequence[int], dim: int, *, batch_norm: bool = Tru
     return nn.Sequential(*layers)
 
 
-def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions: int = 2,
-               nonlinearity: Callable[[], nn.Module] = nn.ELU, hidden: Sequence[int] | None = None) -> nn.Sequential:
+def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions: int | Sequence[int] = 2,
+               nonlinearity: Callable[[], nn.Module] = nn.ELU, hidden: Sequence[int] | None = None,
+               dropout: float = 0.0) -> nn.Sequential:
     """Convolutional tower: blocks of 3×3 convolutions with batch norm and nonlinearity, each block ended by 2×2 max
     pooling; then a 1×1 convolution to ``dim`` channels, batch norm, and the average over all positions.
 
@@ -57,13 +59,14 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
         shape: of one item, ``(channels, height, width)`` or ``(height, width)``.
         channels: filters of each block.
         dim: width of the output.
-        convolutions: how many a block has.
+        convolutions: how many a block has: one number for all, or one for each.
         nonlinearity: makes the activation module.
         hidden: in place of the average, which forgets where something was, an :func:`mlp` with these hidden widths
             over all positions. Pooling then keeps odd rows and columns.
+        dropout: probability with which a unit is dropped between the last block and each layer of ``hidden``.
 
     Raises:
-        ExperimentError: an item that is no image, or too small for so many poolings.
+        ExperimentError: an item that is no image, or too small for so many poolings; other numbers of blocks.
     """
     if len(shape) not in (2, 3):
         raise ExperimentError(f"conv_tower needs items of shape (channels, height, width), got {tuple(shape)}")
@@ -73,21 +76,46 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
                               f"pixel; use at most {int(math.log2(min(height, width)))} blocks")
     fan_in = shape[0] if len(shape) == 3 else 1
     layers: list[nn.Module] = [nn.Unflatten(1, (1, shape[0]))] if len(shape) == 2 else []
-    for filters in channels:
-        for _ in range(convolutions):
+    depths = [convolutions] * len(channels) if isinstance(convolutions, int) else list(convolutions)
+    if len(depths) != len(channels):
+        raise ExperimentError(f"conv_tower: {len(channels)} blocks need as many numbers of convolutions, got {depths}")
+    for filters, depth in zip(channels, depths, strict=True):
+        for _ in range(depth):
             layers += [_initialised(nn.Conv2d(fan_in, filters, 3, padding=1, bias=False)), nn.BatchNorm2d(filters),
                        nonlinearity()]
             fan_in = filters
-        layers.append(nn.MaxPool2d(2, ceil_mode=hidden is not None))
+        pooling = nn.MaxPool2d(2, ceil_mode=hidden is not None)
+        if isinstance(layers[-1], _MONOTONE):  # the largest stays the largest: pool first, then bend a quarter of it
+            layers.insert(-1, pooling)
+        else:
+            layers.append(pooling)
     if hidden is None:
         layers += [_initialised(nn.Conv2d(fan_in, dim, 1, bias=False)), nn.BatchNorm2d(dim), nn.AdaptiveAvgPool2d(1),
                    nn.Flatten()]
     else:
         halved = 2 ** len(channels)
-        layers.append(mlp((fan_in, -(-height // halved), -(-width // halved)), hidden, dim, nonlinearity=nonlinearity))
+        layers += [nn.Dropout(dropout)] if dropout > 0 else []
+        layers.append(mlp((fan_in, -(-height // halved), -(-width // halved)), hidden, dim, dropout=dropout,
+                          nonlinearity=nonlinearity))
     tower = nn.Sequential(*layers)
     tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third less time, CPU and bfloat16
     return tower
+
+
+class Coordinates(nn.Module):
+    """Appends to pictures (n, c, h, w) two channels with the row and the column of each pixel, from -1 to 1.
+
+    A convolution sees what is there, but not where; with coordinates a network can tell a high note from a low one, and
+    averaging over all positions doesn't lose it (Liu et al. 2018, CoordConv, arXiv 1807.03247).
+    """
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(n, c, h, w) to (n, c + 2, h, w)."""
+        n, _, height, width = pictures.shape
+        rows = torch.linspace(-1, 1, height, device=pictures.device, dtype=pictures.dtype)
+        columns = torch.linspace(-1, 1, width, device=pictures.device, dtype=pictures.dtype)
+        return torch.cat([pictures, rows[:, None].expand(n, 1, height, width), columns.expand(n, 1, height, width)],
+                         dim=1)
 
 
 def tied_decoder(encoder: nn.Module, nonlinearity: Callable[[], nn.Module] | None = None,

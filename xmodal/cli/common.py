@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def describe_data(data: PairedData) -> str:
     lines = [f"Data : {data.title}",
              *(f"{split.name.capitalize():5}: {len(split):,}" for split in data.splits()),
              f"Views: {_shape(data.view1_shape)} and {_shape(data.view2_shape)}"]
-    return "\n".join(lines + ([data.note] if data.note else []))
+    return "\n".join(lines + textwrap.wrap(data.note, 79))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

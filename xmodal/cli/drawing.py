@@ -1,4 +1,4 @@
-"""``run_eval.py --reconstruct`` and ``--walk``: pictures of what a model restores of its views."""
+"""``run_eval.py --reconstruct``, ``--walk`` and ``--neighbours``: pictures of what a model restores and retrieves."""
 from __future__ import annotations
 
 import argparse
@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from xmodal.atomic import replacing
 from xmodal.checkpoint import RunFolder
 from xmodal.data import PairedData, PairSplit, StreamedView, pair_batches, view_batches
+from xmodal.data.pairs import View
 from xmodal.errors import DataError, ExperimentError
-from xmodal.evaluator import EMBED_BATCH, restore
+from xmodal.evaluator import EMBED_BATCH, embed, restore
+from xmodal.metrics import retrieval_ranks
 from xmodal.networks import CorrNet, Model, evaluating
-from xmodal.pictures import ViewStyle, reconstruction_sheet, walk_strip
+from xmodal.pictures import ViewStyle, neighbour_sheet, reconstruction_sheet, walk_strip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PAIRS = 50     # rows of --reconstruct
+NEIGHBOURS = 5
 WALK_POINTS = 11    # t = 0, 0.1, ... 1
 
 
@@ -32,14 +36,16 @@ class Picture(NamedTuple):
     figure: Figure
 
 
-def add_restoring_options(parser: argparse.ArgumentParser) -> None:
-    """``--reconstruct``, ``--walk`` and ``--out``."""
+def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    """``--reconstruct``, ``--walk``, ``--neighbours`` and ``--out``."""
     parser.add_argument("--reconstruct", type=int, metavar="N",
                         help="also draw N pairs and what a CorrNet restores of them from either view and from both")
     parser.add_argument("--walk", type=int, nargs=2, metavar=("I", "J"),
                         help="also draw what lies between the codes of view-2 items I and J, counted from 0")
+    parser.add_argument("--neighbours", type=int, metavar="N",
+                        help="also draw N queries, their partners, and the five items nearest to each")
     parser.add_argument("--out", type=Path, metavar="FILE",
-                        help="the picture, a .png (default: reconstructions.png or walk_I_J.png in the run folder)")
+                        help="the picture, a .png (default: reconstructions.png, ... in the run folder)")
 
 
 # -- checks, each as early as it can be made ---------------------------------------------------------------------
@@ -48,8 +54,8 @@ def check_out(args: argparse.Namespace) -> None:
     """Whether ``--out`` names one picture, and can be written."""
     if args.out is None:
         return
-    if (args.reconstruct is None) == (args.walk is None):
-        raise DataError("--out names one picture: give it with either --reconstruct or --walk")
+    if sum(option is not None for option in (args.reconstruct, args.walk, args.neighbours)) != 1:
+        raise DataError("--out names one picture: give it with either --reconstruct, --walk or --neighbours")
     if args.out.suffix.lower() != ".png":
         raise DataError(f"--out {args.out}: expected a file that ends in .png, got {args.out.suffix or 'no suffix'}")
     if args.out.is_dir():
@@ -66,6 +72,8 @@ def check_items(args: argparse.Namespace, chosen: PairSplit, counted: PairSplit)
     if n is not None and (found := len(distinct_pairs(counted, n))) < n:
         raise DataError(f"--reconstruct must be from 1 to {found} (the {args.split} pairs that share no item with one "
                         f"drawn before), got {n}")
+    if args.neighbours is not None and not 1 <= args.neighbours <= min(MOST_PAIRS, len(counted)):
+        raise DataError(f"--neighbours must be from 1 to {min(MOST_PAIRS, len(counted))}, got {args.neighbours:,}")
     last = len(chosen.view2) - 1
     if args.walk is not None and not all(0 <= item <= last for item in args.walk):
         raise DataError(f"--walk: view-2 items of the {args.split} split are 0 to {last:,}, got {args.walk[0]:,} and "
@@ -94,6 +102,10 @@ def draw_pictures(args: argparse.Namespace, model: Model, data: PairedData, chos
         if args.walk is not None:
             pictures.append(Picture("walk_{}_{}".format(*args.walk),
                                     draw_walk(restoring, data, chosen, args.walk, device)))
+    if args.neighbours is not None:
+        direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
+        pictures.append(Picture(f"neighbours_{direction}",
+                                draw_neighbours(model, data, counted, args.neighbours, direction, device)))
     return pictures
 
 
@@ -116,25 +128,50 @@ def draw_reconstructions(model: CorrNet, data: PairedData, split: PairSplit, n: 
     """The first ``n`` pairs of distinct items, and what is restored of them."""
     x, y, _ = next(pair_batches(split.select(distinct_pairs(split, n)), n, device=device))
     restored = list(restore(model, x, y).values())
-    return reconstruction_sheet([x, *restored[:3]], [y, *restored[3:]], _styles(data, split))
+    return reconstruction_sheet([x, *restored[:3]], [y, *restored[3:]], view_styles(data, split))
 
 
 def draw_walk(model: CorrNet, data: PairedData, split: PairSplit, ends: Sequence[int], device: torch.device) -> Figure:
     """What is restored from codes on the straight way between those of two view-2 items."""
     rows = torch.tensor(ends)
-    y = split.view2.gather(rows) if isinstance(split.view2, StreamedView) else split.view2[rows]
-    first, last = model.code(y=y.to(device))
+    first, last = model.code(y=items_of(split.view2, rows).to(device))
     steps = torch.arange(WALK_POINTS, device=device) / (WALK_POINTS - 1)
     codes = (1 - steps)[:, None] * first + steps[:, None] * last
-    return walk_strip(*model.decode(codes), steps.tolist(), _styles(data, split))
+    return walk_strip(*model.decode(codes), steps.tolist(), view_styles(data, split))
 
 
-def _styles(data: PairedData, split: PairSplit) -> list[ViewStyle]:
+def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, direction: str, device: torch.device
+                    ) -> Figure:
+    """Of ``n`` queries, evenly spread over the pairs, the partner and the nearest items of the other view."""
+    rows = torch.linspace(0, len(split) - 1, n).long()
+    one, other = (0, 1) if direction == "V1_to_V2" else (1, 0)
+    embedded = embed(model, split, device=device)
+    pairs = split.pair_table()
+    queries, partners = pairs[rows, one], pairs[rows, other]
+    scores = normalize(embedded[one][queries]) @ normalize(embedded[other]).mT
+    near = scores.topk(min(NEIGHBOURS, scores.shape[1])).indices.cpu()
+    ranks = retrieval_ranks(*embedded, split.pairs)
+    asked, rank = (ranks.queries1, ranks.V1_to_V2) if one == 0 else (ranks.queries2, ranks.V2_to_V1)
+    views, styles = (split.view1, split.view2), view_styles(data, split)
+    found = torch.stack([torch.isin(items, pairs[pairs[:, one] == query, other])
+                         for query, items in zip(queries, near, strict=True)])
+    return neighbour_sheet(items_of(views[one], queries), items_of(views[other], partners),
+                           items_of(views[other], near.flatten()).unflatten(0, near.shape), found,
+                           rank[torch.searchsorted(asked, queries)].tolist(), (styles[one], styles[other]))
+
+
+def items_of(view: View, rows: Tensor) -> Tensor:
+    """The items of a view in memory or on disk, in the order of ``rows``."""
+    return view.gather(rows) if isinstance(view, StreamedView) else view[rows]
+
+
+def view_styles(data: PairedData, split: PairSplit) -> list[ViewStyle]:
     """A view's scale goes from the least to the greatest value of its items in the split."""
     styles = []
-    for view, picture in ((1, data.picture1), (2, data.picture2)):
+    for view, picture, rising in ((1, data.picture1, data.rising1), (2, data.picture2, data.rising2)):
         bounds = [(items.min().item(), items.max().item()) for items in view_batches(split, view, EMBED_BATCH)]
-        styles.append(ViewStyle(min(low for low, _ in bounds), max(high for _, high in bounds), picture))
+        styles.append(ViewStyle(min(low for low, _ in bounds), max(high for _, high in bounds), picture,
+                                rising))
     return styles
 
 

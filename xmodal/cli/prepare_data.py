@@ -3,6 +3,9 @@
   python prepare_data.py --list
   python prepare_data.py mnist_halves
   python prepare_data.py iapr --synthetic      made-up values of the full shape
+  python prepare_data.py audio_score           engraved and played here (extra: audio)
+  python prepare_data.py audio_score --show pairs.png
+  python prepare_data.py audio_score --wav "bach/bwv10.7@12.500" query.wav
 """
 from __future__ import annotations
 
@@ -10,14 +13,20 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from xmodal.cli.common import command_parser, run_command
+import torch
+
+from xmodal.atomic import replacing
+from xmodal.cli.common import command_parser, run_command, seed_number
+from xmodal.cli.drawing import items_of, view_styles
 from xmodal.data.files import read_h5, write_h5
 from xmodal.data.pairs import PairedData
-from xmodal.data.sets import DATA_SETS, default_data_dir
+from xmodal.data.sets import DATA_SETS, DataSet, default_data_dir, load_data
 from xmodal.errors import DataError, did_you_mean
+from xmodal.pictures import pair_sheet
 
-_OPTIONS = ("source", "url", "synthetic", "legacy_normalisation")
+_OPTIONS = ("source", "url", "synthetic", "legacy_normalisation", "pairs", "seed", "corpus")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--synthetic", action="store_true", help="write made-up data of the same shape (iapr)")
     parser.add_argument("--legacy_normalisation", action="store_true",
                         help="scale by all rows, not only the training rows, as published (iapr)")
+    parser.add_argument("--pairs", type=int, metavar="N", help="of all splits together (audio_score; default 13,000)")
+    parser.add_argument("--seed", type=seed_number, help="of what is drawn (audio_score; default 23)")
+    parser.add_argument("--corpus", nargs="+", metavar="NAME",
+                        help="scores (default), tunes, all, composers, or folders of your own scores (audio_score)")
+    parser.add_argument("--wav", nargs=2, metavar=("ID", "FILE"),
+                        help="write the sound of the item ID of prepared data to FILE (audio_score)")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="draw twelve pairs of prepared data to FILE, a .png")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to this .h5 file")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="write to DIR/NAME.h5 ($XMODAL_DATA or data)")
     return parser
@@ -50,17 +66,46 @@ def _run(args: argparse.Namespace) -> int:
     if args.name not in DATA_SETS:
         raise DataError(f"unknown data set {args.name!r}; {did_you_mean(args.name, DATA_SETS)}")
     known = DATA_SETS[args.name]
-    chosen = {option: getattr(args, option) for option in _OPTIONS if getattr(args, option)}
+    chosen = {option: getattr(args, option) for option in _OPTIONS if getattr(args, option) not in (None, False)}
     for option in chosen:
         if option not in known.options:
             raise DataError(f"{args.name} takes no --{option}")
     if args.out is not None and args.out.suffix.lower() not in (".h5", ".hdf5"):
         raise DataError(f"--out must name a .h5 file; got {args.out}")
+    if args.show is not None:
+        return _show(load_data(str(args.out) if args.out else args.name, data_dir=data_dir), args.show)
+    if args.wav is not None:
+        return _play(known, args, chosen)
     if known.prepare is None:
         return _built_in(args.name, args.out)
     out = args.out or data_dir / f"{args.name}.h5"
     known.prepare(out, say=_say, **chosen)
     _report(read_h5(out), out)
+    return 0
+
+
+def _show(data: PairedData, file: Path) -> int:
+    if file.suffix.lower() != ".png":
+        raise DataError(f"--show {file}: expected a file that ends in .png")
+    rows = torch.linspace(0, len(data.train) - 1, min(12, len(data.train) // 4 * 4 or len(data.train))).long()
+    chosen = data.train.select(rows)
+    pairs = chosen.pair_table()
+    sheet = pair_sheet(items_of(chosen.view1, pairs[:, 0]), items_of(chosen.view2, pairs[:, 1]),
+                       view_styles(data, chosen))
+    with replacing(file) as beside:
+        sheet.savefig(beside, format="png")
+    print(f"wrote {file}")
+    return 0
+
+
+def _play(known: DataSet, args: argparse.Namespace, chosen: dict[str, Any]) -> int:
+    item, file = args.wav[0], Path(args.wav[1])
+    if known.play is None:
+        raise DataError(f"{args.name} has no sound")
+    if file.suffix.lower() != ".wav":
+        raise DataError(f"--wav {file}: expected a file that ends in .wav")
+    known.play(item, file, **{key: value for key, value in chosen.items() if key in ("seed", "corpus")})
+    print(f"wrote {file}")
     return 0
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xmodal.atomic import creating_h5, replacing
 from xmodal.data.checks import one_line
-from xmodal.data.pairs import SPLITS, ArrayHash, PairedData, PairSplit, View, as_integers, named_arrays
+from xmodal.data.pairs import FURTHER, SPLITS, ArrayHash, PairedData, PairSplit, View, as_integers, named_arrays
 from xmodal.data.splitting import split_table
 from xmodal.data.streamed import StreamedView, open_h5, to_float32
 from xmodal.errors import DataError, did_you_mean
@@ -26,7 +26,9 @@ _TABLES = ("pairs", "labels")
 _TEXTS = ("ids", "caption1", "caption2")
 _KEYS = (*_VIEWS, *_TABLES, *_TEXTS)
 _PICTURES = ("picture1", "picture2")
-_ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note", *_PICTURES)
+_FLAGS = ("rising1", "rising2")
+_COMPRESSED_ROWS = 64
+_ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note", *_PICTURES, *_FLAGS)
 
 
 def write_h5(data: PairedData, path: str | Path) -> str:
@@ -45,27 +47,29 @@ def write_h5(data: PairedData, path: str | Path) -> str:
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any],
-                 scale: float = 1.0) -> str:
+                 scale: float | tuple[float, float] = 1.0, compress: bool = False) -> str:
     """Write arrays under the NPZ keys (``train_view1``, ``train_labels``, ...) to an HDF5 file in its own groups.
 
     Args:
         path: where to; replaced only when the new file is complete and flushed.
         arrays: ndarrays, tensors or streamed views; lists of text for ids and captions.
-        attributes: name, version, source, licence, split_seed, synthetic, note, picture1, picture2.
+        attributes: name, version, source, licence, split_seed, synthetic, note, picture1, picture2, rising1, rising2.
         scale: stored with the views that are arrays of bytes (uint8): value = stored * scale, so that bytes stay
-            bytes. Views of other types hold their values.
+            bytes. Views of other types hold their values. Two numbers are those of view 1 and view 2.
+        compress: gzip the views, losslessly.
 
     Returns:
         The fingerprint, which is stored with them.
     """
     path = Path(path)
+    scales = dict(zip(_VIEWS, scale if isinstance(scale, tuple) else (scale, scale), strict=True))
     total = ArrayHash()
     with replacing(path) as beside, creating_h5(beside) as file:
-        for split in SPLITS:
+        for split in (*SPLITS, *_further(arrays)):
             for key in _KEYS:
                 value = arrays.get(f"{split}_{key}")
                 if value is not None:
-                    _write_one(file, f"{split}/{key}", value, scale, total)
+                    _write_one(file, f"{split}/{key}", value, scales.get(key, 1.0), compress and key in _VIEWS, total)
         for key, value in attributes.items():
             if value is not None:
                 file.attrs[key] = value
@@ -73,7 +77,13 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mappin
     return total.hexdigest()
 
 
-def _write_one(file: h5py.File, where: str, value: Any, scale: float, total: ArrayHash) -> None:
+def _further(keys: Iterable[str]) -> list[str]:
+    """The names of further test splits among the NPZ keys."""
+    return sorted({key.removesuffix("_view1") for key in keys if key.startswith(FURTHER) and key.endswith("_view1")}
+                  - {"test"})
+
+
+def _write_one(file: h5py.File, where: str, value: Any, scale: float, compress: bool, total: ArrayHash) -> None:
     key = where.replace("/", "_")
     if where.endswith(_TEXTS):
         file.create_dataset(where, data=np.array(value, dtype=object), dtype=h5py.string_dtype())
@@ -83,8 +93,9 @@ def _write_one(file: h5py.File, where: str, value: Any, scale: float, total: Arr
         total.add(key, dataset, float(dataset.attrs.get("scale", 1.0)))
         return
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-    dataset = file.create_dataset(where, data=array)
-    one_scale = scale if where.endswith(_VIEWS) and array.dtype == np.uint8 else 1.0
+    how = {"chunks": (min(_COMPRESSED_ROWS, len(array)), *array.shape[1:]), "compression": "gzip"} if compress else {}
+    dataset = file.create_dataset(where, data=array, **how)
+    one_scale = scale if array.dtype == np.uint8 else 1.0
     if one_scale != 1.0:
         dataset.attrs["scale"] = one_scale
     total.add(key, array, one_scale)
@@ -110,9 +121,10 @@ def _copy_streamed(file: h5py.File, where: str, view: StreamedView) -> h5py.Data
 def read_h5(path: str | Path, stream: bool | None = None) -> PairedData:
     """Read a data set from an HDF5 file.
 
-    Groups ``train``, ``valid`` and ``test`` hold ``view1`` and ``view2`` (n, ...) of any real dtype and optionally
-    ``pairs`` (m, 2), ``labels`` (n1,), ``ids`` (n1,), ``caption1`` (n1,), ``caption2`` (n2,). The attribute ``scale``
-    of a view means value = stored * scale; ``picture1`` and ``picture2`` of the file are two whole numbers each.
+    Groups ``train``, ``valid`` and ``test``, and further test splits (``test_...``), hold ``view1`` and ``view2``
+    (n, ...) of any real dtype and optionally ``pairs`` (m, 2), ``labels`` (n1,), ``ids`` (n1,), ``caption1`` (n1,),
+    ``caption2`` (n2,). The attribute ``scale`` of a view means value = stored * scale; ``picture1`` and ``picture2`` of
+    the file are two whole numbers each.
 
     Args:
         path: the file.
@@ -135,13 +147,14 @@ def read_h5(path: str | Path, stream: bool | None = None) -> PairedData:
         stored = attributes.pop("fingerprint", "")
         total = ArrayHash()
         trusted = stream and bool(stored)
-        train, valid, test = (_read_split(file, path, name, stream, None if trusted else total) for name in SPLITS)
+        train, valid, test, *further = (_read_split(file, path, name, stream, None if trusted else total)
+                                        for name in _split_names(file))
     computed = stored if trusted else total.hexdigest()
     if stored and stored != computed:
         raise DataError(f"{path} doesn't match its fingerprint (says {stored[:12]}, is {computed[:12]}): it is "
                         "damaged or was edited; prepare it again")
     name = attributes.pop("name", "") or path.stem
-    return PairedData(name, train, valid, test, fingerprint=computed, **attributes)
+    return PairedData(name, train, valid, test, fingerprint=computed, further=tuple(further), **attributes)
 
 
 def _check_layout(file: h5py.File, path: Path) -> None:
@@ -151,11 +164,15 @@ def _check_layout(file: h5py.File, path: Path) -> None:
         found = ", ".join(map(str, file)) or "nothing"  # a damaged name comes as bytes
         raise DataError(f"{path} lacks {', '.join(missing)}; expected groups train, valid, test, each with view1 and "
                         f"view2 (found at the top: {found})")
-    for split in SPLITS:
+    missing = [f"{split}/{view}" for split in _split_names(file)[len(SPLITS):] for view in _VIEWS
+               if not isinstance(file.get(f"{split}/{view}"), h5py.Dataset)]
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}: a further test split needs view1 and view2, too")
+    for split in _split_names(file):
         for key in file[split]:
             if key not in _KEYS:
                 raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(key, _KEYS)}")
-    for split in SPLITS:
+    for split in _split_names(file):
         for view in _VIEWS:
             dataset = file[split][view]
             if dataset.dtype.kind not in "iufb":
@@ -165,8 +182,14 @@ def _check_layout(file: h5py.File, path: Path) -> None:
                                 f"{dataset.shape}")
 
 
+def _split_names(file: h5py.File) -> list[str]:
+    """Train, valid, test, and the groups that are further test splits."""
+    return [*SPLITS, *sorted(name for name in file if isinstance(name, str) and name.startswith(FURTHER)
+                             and isinstance(file.get(name), h5py.Group))]
+
+
 def _float32_bytes(file: h5py.File) -> int:
-    return sum(4 * int(file[split][view].size) for split in SPLITS for view in _VIEWS)
+    return sum(4 * int(file[split][view].size) for split in _split_names(file) for view in _VIEWS)
 
 
 def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
@@ -187,11 +210,11 @@ def _typed(values: dict[str, Any], path: Path) -> dict[str, Any]:
         if key in _PICTURES:
             values[key] = _picture(value, f"{path}: attribute {key}")
             continue
-        expected = int if key in ("split_seed", "synthetic") else str
+        expected = int if key in ("split_seed", "synthetic", *_FLAGS) else str
         if not isinstance(value, expected) and not (key == "split_seed" and value is None):
             raise DataError(f"{path}: attribute {key} has a value of the wrong kind: {str(value)[:40]!r}")
-    if "synthetic" in values:
-        values["synthetic"] = bool(values["synthetic"])
+    for key in {"synthetic", *_FLAGS} & values.keys():
+        values[key] = bool(values[key])
     return values
 
 
@@ -350,12 +373,13 @@ def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
         arrays: anything that NumPy takes, or tensors.
         name: of the data set, if ``meta`` doesn't say.
         where: what errors call the collection, such as the file.
-        meta: name, version, source, licence, split_seed, synthetic, note, picture1, picture2.
+        meta: name, version, source, licence, split_seed, synthetic, note, picture1, picture2, rising1, rising2.
 
     Raises:
         DataError: keys are missing or unknown, or values are bad.
     """
-    known = {"meta", *_KEYS, *(f"{split}_{key}" for split in SPLITS for key in _KEYS)}
+    names = [*SPLITS, *_further(arrays)]
+    known = {"meta", *_KEYS, *(f"{split}_{key}" for split in names for key in _KEYS)}
     for key in arrays:
         if key not in known:
             raise DataError(f"{where} has an unknown array {key!r}; {did_you_mean(str(key), known - {'meta'})}")
@@ -370,12 +394,12 @@ def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
         values["note"] = "; ".join(note for note in (values.get("note"), data.note) if note)
         splits = data.splits()
     else:
-        _require(arrays, [f"{split}_{view}" for split in SPLITS for view in _VIEWS], where)
-        train, valid, test = (
+        _require(arrays, [f"{split}_{view}" for split in names for view in _VIEWS], where)
+        splits = tuple(
             PairSplit.of(split, **{key: arrays[f"{split}_{key}"] for key in _KEYS if f"{split}_{key}" in arrays})
-            for split in SPLITS)
-        splits = (train, valid, test)
-    return PairedData(name, *splits, **values).with_fingerprint()
+            for split in names)
+    train, valid, test, *further = splits
+    return PairedData(name, train, valid, test, further=tuple(further), **values).with_fingerprint()
 
 
 def _require(arrays: Mapping[str, Any], keys: tuple[str, ...] | list[str], where: str) -> None:

@@ -17,6 +17,8 @@ from xmodal.data.streamed import StreamedView, open_h5
 from xmodal.errors import DataError
 
 SPLITS = ("train", "valid", "test")
+#: How the names of further test splits begin.
+FURTHER = "test_"
 View = Tensor | StreamedView
 
 
@@ -149,7 +151,7 @@ class PairSplit:
 
 @dataclass(frozen=True, eq=False)
 class PairedData:
-    """A data set: three splits of one shape, and where they come from.
+    """A data set: splits of one shape, and where they come from.
 
     Attributes:
         name: what the user calls it.
@@ -165,9 +167,13 @@ class PairedData:
         note: what a command should tell the user about it, such as ``split 80/10/10 with seed 23``.
         picture1: height and width, where an item of view 1 is a picture stored flat (row after row).
         picture2: likewise of view 2.
+        rising1: whether the rows of a picture in view 1 go from bottom to top, as those of spectrograms do.
+        rising2: likewise of view 2.
+        further: test splits beside ``test``, such as harder ones; their names begin with ``test_``.
 
     Raises:
-        DataError: the splits don't have items of one shape, or a picture has another size than the items.
+        DataError: the splits don't have items of one shape, a picture has another size than the items, or a further
+            split has another name.
     """
 
     name: str
@@ -183,9 +189,17 @@ class PairedData:
     note: str = ""
     picture1: tuple[int, int] | None = None
     picture2: tuple[int, int] | None = None
+    rising1: bool = False
+    rising2: bool = False
+    further: tuple[PairSplit, ...] = ()
 
     def __post_init__(self) -> None:
-        for split in (self.valid, self.test):
+        object.__setattr__(self, "further", tuple(sorted(self.further, key=lambda split: split.name)))  # as in files
+        names = [split.name for split in self.further]
+        if len(set(names)) < len(names) or not all(name.startswith(FURTHER) for name in names):
+            raise DataError(f"further test splits need different names that begin with {FURTHER}; got "
+                            f"{', '.join(names)}")
+        for split in (self.valid, self.test, *self.further):
             for key in ("view1", "view2"):
                 expected, got = getattr(self.train, f"{key}_shape"), getattr(split, f"{key}_shape")
                 if got != expected:
@@ -209,9 +223,24 @@ class PairedData:
         """The name to print: ``iapr (synthetic)`` where values are made up."""
         return f"{self.name} (synthetic)" if self.synthetic else self.name
 
-    def splits(self) -> tuple[PairSplit, PairSplit, PairSplit]:
-        """Train, valid and test."""
-        return self.train, self.valid, self.test
+    def splits(self) -> tuple[PairSplit, ...]:
+        """Train, valid, test, and the further test splits."""
+        return self.train, self.valid, self.test, *self.further
+
+    def split(self, name: str) -> PairSplit:
+        """``train``, ``valid``, ``test``, or a further test split.
+
+        Raises:
+            DataError: there is none of that name; says which there are.
+        """
+        splits = dict(zip(self.split_names(), self.splits(), strict=True))
+        if name not in splits:
+            raise DataError(f"{self.name} has no split {name!r}; it has {', '.join(splits)}")
+        return splits[name]
+
+    def split_names(self) -> tuple[str, ...]:
+        """What :meth:`splits` are called in files and commands."""
+        return *SPLITS, *(split.name for split in self.further)
 
     def with_fingerprint(self) -> PairedData:
         """This data set with its fingerprint, computed if it isn't known yet."""
@@ -253,7 +282,7 @@ def fingerprint(data: PairedData) -> str:
     Of a streamed view, the stored values are hashed block by block.
     """
     total = ArrayHash()
-    for split_name, split in zip(SPLITS, data.splits(), strict=True):
+    for split_name, split in zip(data.split_names(), data.splits(), strict=True):
         for key in ("view1", "view2", "pairs", "labels"):
             value = getattr(split, key)
             if isinstance(value, Tensor):
@@ -359,7 +388,7 @@ def _dtype(values: Tensor) -> str:
 
 def named_arrays(data: PairedData) -> Iterator[tuple[str, str, Any]]:
     """(split, key, value) of everything that ``data`` holds, in the order of the file formats."""
-    for split_name, split in zip(SPLITS, data.splits(), strict=True):
+    for split_name, split in zip(data.split_names(), data.splits(), strict=True):
         for key in ("view1", "view2", "pairs", "labels", "ids", "caption1", "caption2"):
             value = getattr(split, key)
             if value is not None:

@@ -96,7 +96,7 @@ class CCALayer(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # pairs behind the moments
         self.register_buffer("eps", torch.tensor(torch.finfo(torch.float32).eps, dtype=torch.float64))
         self._warned = False
-        self._cache: tuple[tuple[tuple[Tensor, int], ...], CCASolution] | None = None
+        self._cache: tuple[tuple[tuple[Tensor, int], ...], tuple[float, float], CCASolution] | None = None
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -197,12 +197,14 @@ class CCALayer(nn.Module):
     def solution(self) -> CCASolution:
         """``U``, ``V`` and the correlations of the stored moments; computed once and kept until these change."""
         buffers = (*self.moments(), self.eps)
-        if self._cache is None or any(b is not kept or b._version != version
-                                      for b, (kept, version) in zip(buffers, self._cache[0], strict=True)):
+        ridges = (self.r1, self.r2)
+        if self._cache is None or ridges != self._cache[1] or any(
+                now is not then or now._version != version
+                for now, (then, version) in zip(buffers, self._cache[0], strict=True)):
             with torch.inference_mode(False), torch.no_grad():  # the cache may be used where gradients are wanted
                 solved = cca_solution(self.S11, self.S22, self.S12, self.r1, self.r2, eps=float(self.eps))
-            self._cache = tuple((b, b._version) for b in buffers), solved
-        return self._cache[1]
+            self._cache = tuple((b, b._version) for b in buffers), ridges, solved
+        return self._cache[2]
 
     @property
     def correlations(self) -> Tensor:
