@@ -28,6 +28,8 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
+        # and tinysoundfont, without the PyAudio it asks for: pip install --no-deps tinysoundfont
+        "audio": ["verovio>=5", "resvg-py>=0.2", "Pillow>=10", "music21>=9", "pretty_midi>=0.2.10"],
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
     },
     classifiers=[

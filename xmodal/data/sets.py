@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.data import iapr, mnist_halves, mnist_label
+from xmodal.data import audio_score, iapr, mnist_halves, mnist_label
 from xmodal.data.checks import one_line
 from xmodal.data.digits import load_digits
 from xmodal.data.files import data_from_arrays, read_h5, read_npz
@@ -21,13 +21,15 @@ from xmodal.errors import DataError, XmodalError, did_you_mean
 class DataSet:
     """A data set that comes with the toolkit: made in memory by ``load``, or written to a file by ``prepare``.
 
-    ``options`` are the keyword arguments that ``prepare`` takes from ``prepare_data.py``.
+    ``options`` are the keyword arguments that ``prepare`` takes from ``prepare_data.py``. ``play`` writes the sound of
+    an item, by its id, to a ``.wav`` file.
     """
 
     summary: str
     load: Callable[[], PairedData] | None = None
     prepare: Callable[..., None] | None = None
     options: tuple[str, ...] = ()
+    play: Callable[..., None] | None = None
 
 
 DATA_SETS: Mapping[str, DataSet] = {
@@ -36,6 +38,9 @@ DATA_SETS: Mapping[str, DataSet] = {
                             options=("source", "url")),
     "mnist_label": DataSet("MNIST digits and their ten labels, 784 + 10 values, 70,000 pairs",
                            prepare=mnist_label.prepare, options=("source", "url")),
+    "audio_score": DataSet("sheet music and its sound, 80x100 + 92x42 values, 13,000 pairs",
+                           prepare=audio_score.prepare, options=("source", "pairs", "seed", "corpus"),
+                           play=audio_score.play),
     "iapr": DataSet("IAPR TC-12 images and texts, 4096 + 2048 values, 19,996 pairs", prepare=iapr.prepare,
                     options=("source", "url", "synthetic", "legacy_normalisation")),
 }
