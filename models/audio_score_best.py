@@ -5,8 +5,8 @@ from xmodal import CCALayer, PairwiseRanking, TrainConfig, TwoTower
 from xmodal.augment import RandomAffine, RandomSound
 from xmodal.towers import Coordinates, conv_tower
 
-CONFIG = TrainConfig(dim_latent=32, batch_size=100, learning_rate=2e-3, schedule="cosine", max_epochs=15, patience=15,
-                     refinement_steps=0, l2=1e-5, alpha=0.1, gamma=0.5, precision="bf16")
+CONFIG = TrainConfig(dim_latent=32, batch_size=100, learning_rate=2e-3, schedule="cosine", max_epochs=24, patience=24,
+                     refinement_steps=0, l2=1e-5, alpha=0.1, r1=1e-5, r2=1e-5, gamma=0.5, precision="bf16")
 
 
 def build_model(view1_shape, view2_shape):

@@ -1,4 +1,4 @@
-"""RandomAffine against SciPy's affine transform, and by its edges."""
+"""RandomAffine against SciPy's affine transform, RandomSound against its formula, and both by their edges."""
 from __future__ import annotations
 
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from xmodal.augment import RandomAffine
+from xmodal.augment import RandomAffine, RandomSound
 from xmodal.errors import ExperimentError
 
 
@@ -16,13 +16,13 @@ def pictures(n: int, *shape: int) -> torch.Tensor:
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def by_scipy(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def by_scipy(picture: np.ndarray, matrix: np.ndarray, outside: str = "grid-constant") -> np.ndarray:
     """The picture at places given by (2, 3) in axes from -1 to 1, by SciPy in pixels; order of SciPy's axes: y, x."""
     h, w = picture.shape
     to_unit = np.array([[2 / w, 0, 1 / w - 1], [0, 2 / h, 1 / h - 1], [0, 0, 1]])   # centres of pixels
     pixels = np.linalg.inv(to_unit) @ np.vstack([matrix, [0, 0, 1]]) @ to_unit
     swap = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    return ndimage.affine_transform(picture, swap @ pixels @ swap, order=1, mode="grid-constant")
+    return ndimage.affine_transform(picture, swap @ pixels @ swap, order=1, mode=outside)
 
 
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12), (8, 8)])
@@ -101,3 +101,72 @@ def test_arguments():
         with pytest.raises(ExperimentError, match="RandomAffine: scale must be"):
             RandomAffine((4, 5), **wrong)
     assert "rotate=20" in repr(RandomAffine((4, 5), rotate=20))
+
+
+# what moves in from outside
+
+@pytest.mark.parametrize("shape", [(12, 7), (8, 8)])
+def test_the_edge_repeated_is_scipys_nearest(shape):
+    layer = RandomAffine(shape, rotate=30, scale=0.3, shear=0.3, shift=0.3, outside="edge")
+    batch = pictures(5, *shape).double() + 1
+    torch.manual_seed(3)
+    changed = layer(batch)
+    torch.manual_seed(3)
+    for before, after, matrix in zip(batch, changed, layer._matrices(5, batch), strict=True):
+        np.testing.assert_allclose(after, by_scipy(before.numpy(), matrix.numpy(), "nearest"), atol=1e-5)
+    assert changed.min() >= 1  # no black
+    with pytest.raises(ExperimentError, match="RandomAffine: outside must be 'black' or 'edge', got 'white'"):
+        RandomAffine(shape, outside="white")
+
+
+# RandomSound
+
+def sounds(n: int, *shape: int) -> torch.Tensor:
+    return 2 * torch.rand(n, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (1, 4, 6)])
+def test_sounds_are_moved_and_made_louder_each_by_its_draw(shape, monkeypatch):
+    batch, late, decibels = sounds(3, *shape), [-2, 0, 1], [6.0, -3.0, 0.0]
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor(late)[:, None])
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.copy_(torch.tensor(decibels)))
+    changed = RandomSound(frames=2, gain=6.0)(batch)
+    assert changed.shape == batch.shape
+    for before, after, by, gain in zip(batch, changed, late, decibels, strict=True):
+        for frame in range(6):
+            magnitude = 10 ** before[..., min(max(frame - by, 0), 5)].double() - 1
+            expected = torch.log10(1 + magnitude * 10 ** (gain / 20))
+            torch.testing.assert_close(after[..., frame].double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_sounds_move_by_all_frames_alike_and_gains_fill_their_range():
+    torch.manual_seed(0)
+    ramp = torch.arange(9.0).expand(4000, 1, 9) / 4
+    middle = RandomSound(frames=2)(ramp)[:, 0, 4] * 4
+    assert torch.bincount(middle.round().long(), minlength=7)[2:7].tolist() == pytest.approx([800] * 5, rel=0.12)
+    torch.testing.assert_close(middle, middle.round(), atol=1e-4, rtol=0)
+    edges = RandomSound(frames=2)(ramp)[:, 0, [0, 8]] * 4
+    assert edges[:, 0].max() <= 2.001 and edges[:, 1].min() >= 5.999  # the last frame repeated, not the first
+    loud = torch.full((4000, 1, 1), math.log10(11.0))
+    gains = 20 * torch.log10((10 ** RandomSound(gain=6.0)(loud).flatten() - 1) / 10)
+    assert -6.001 <= gains.min() < -5.9 and 5.9 < gains.max() <= 6.001 and abs(float(gains.mean())) < 0.2
+
+
+def test_sounds_in_eval_mode_and_of_no_change():
+    batch = sounds(3, 1, 4, 6)
+    assert RandomSound(3, 6.0).eval()(batch) is batch
+    torch.testing.assert_close(RandomSound()(batch), batch)
+    torch.manual_seed(1)
+    first = RandomSound(2, 6.0)(batch)
+    torch.manual_seed(1)
+    assert torch.equal(RandomSound(2, 6.0)(batch), first) and not torch.equal(RandomSound(2, 6.0)(batch), first)
+    half = RandomSound(2, 6.0)(batch.bfloat16())
+    assert half.dtype == torch.bfloat16 and half.shape == batch.shape
+
+
+@pytest.mark.parametrize("wrong", [{"frames": -1}, {"frames": 1.0}, {"gain": -1.0}, {"gain": math.inf},
+                                   {"gain": math.nan}])
+def test_arguments_of_random_sound(wrong):
+    with pytest.raises(ExperimentError, match="RandomSound: frames must be a whole number and gain a number, neither"):
+        RandomSound(**wrong)
+    assert "frames=2, gain=6" in repr(RandomSound(2, 6.0))

@@ -365,3 +365,99 @@ def test_the_folder_is_made_and_a_folder_in_the_way_is_an_oserror(tmp_path):
     with pytest.raises(OSError):
         write_h5(toy(), tmp_path / "file" / "a.h5")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new"]
+
+
+# further test splits
+
+def with_further(table: bool = True) -> PairedData:
+    further = (split_of("test_noisy", 6, 3, table), split_of("test_a", 2, 4, table))
+    return dataclasses.replace(toy(table), further=further, fingerprint="").with_fingerprint()
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_further_test_splits_are_written_and_read(table, tmp_path):
+    data = with_further(table)
+    assert data.fingerprint != toy(table).fingerprint
+    assert write_h5(data, tmp_path / "a.h5") == data.fingerprint
+    write_npz(data, tmp_path / "a.npz")
+    for back in (read_h5(tmp_path / "a.h5"), read_npz(tmp_path / "a.npz")):
+        assert back.split_names() == ("train", "valid", "test", "test_a", "test_noisy")
+        assert_same(back, data)
+    streamed = read_h5(tmp_path / "a.h5", stream=True)
+    assert all(split.is_streamed for split in streamed.splits()) and streamed.fingerprint == data.fingerprint
+    for one, other in zip(streamed.splits(), data.splits(), strict=True):
+        assert torch.equal(one.view2.gather(torch.arange(len(one.view2))), other.view2)
+    assert write_h5(streamed, tmp_path / "b.h5") == data.fingerprint
+
+
+def test_further_test_splits_count_for_memory(tmp_path, monkeypatch):
+    data = with_further()
+    write_h5(data, tmp_path / "a.h5")
+    needed = 4 * sum(view.numel() for split in data.splits() for view in (split.view1, split.view2))
+    for available, streamed in ((2 * needed, False), (2 * needed - 2, True)):
+        monkeypatch.setattr(files_module, "available_memory", lambda available=available: available)
+        assert read_h5(tmp_path / "a.h5").train.is_streamed == streamed
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda file: file["test_a"].pop("view2"), r"lacks test_a/view2: a further test split needs view1 and view2, too"),
+    (lambda file: file["test_a"].move("labels", "label"), r"unknown array test_a/label; did you mean labels"),
+    (replaced("test_a/view1", np.zeros((2, 4))), r"^test_a view1 has items of shape \(4,\), but train"),
+    (replaced("test_a/view1", np.array(["a", "b"], dtype="S1")), r"test_a/view1 must hold numbers; got dtype \|S1"),
+    (replaced("test_a/view1", np.full((2, 3), np.nan)), r"^test_a view1 has NaN"),
+    (replaced("test_a/pairs", np.array([[0, 99]])), r"^test_a pairs row 0 names view2 item 99"),
+])
+def test_what_a_further_test_split_may_not_hold(change, message, tmp_path):
+    write_h5(with_further(), tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        del file.attrs["fingerprint"]
+        change(file)
+    with pytest.raises(DataError, match=message) as error:
+        read_h5(tmp_path / "a.h5")
+    one_line(error)
+
+
+def test_an_edited_further_test_split_is_found_out(tmp_path):
+    write_h5(with_further(), tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["test_a/view1"][0, 0] += 1
+    with pytest.raises(DataError, match=r"a\.h5 doesn't match its fingerprint"):
+        read_h5(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("more, message", [
+    ({"test_a_view1": np.zeros((2, 3))}, r"a\.npz lacks test_a_view2; expected"),
+    ({"test_a_view2": np.zeros((2, 2, 2))}, r"unknown array 'test_a_view2'; did you mean test_view2"),
+    ({"test_a_view1": np.zeros((2, 3)), "test_a_view2": np.zeros((2, 2, 5))}, r"^test_a view2 has items of shape"),
+    ({"hard_view1": np.zeros((2, 3)), "hard_view2": np.zeros((2, 2, 2))}, r"unknown array 'hard_view1'"),
+])
+def test_further_arrays_of_npz_files(more, message, tmp_path):
+    with pytest.raises(DataError, match=message) as error:
+        read_npz(npz_of(tmp_path / "a.npz", **more))
+    one_line(error)
+
+
+# bytes with two scales, compressed
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("scale", [(0.25, 3.0), 0.5])
+def test_compressed_bytes_of_two_scales_are_read_back_and_streamed(scale, compress, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"{split}_{view}": rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+              for split, n in (("train", 150), ("valid", 3), ("test", 64), ("test_more", 65))
+              for view, shape in (("view1", (1, 4, 5)), ("view2", (7,)))}
+    arrays["train_labels"] = np.arange(150)
+    written = write_arrays(tmp_path / "a.h5", arrays, {"name": "a"}, scale=scale, compress=compress)
+    assert written == write_arrays(tmp_path / "b.h5", arrays, {"name": "a"}, scale=scale, compress=not compress)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["train/view1"].compression == ("gzip" if compress else None)
+        assert file["train/labels"].compression is None
+    first, second = scale if isinstance(scale, tuple) else (scale, scale)
+    whole, streamed = read_h5(tmp_path / "a.h5", stream=False), read_h5(tmp_path / "a.h5", stream=True)
+    assert whole.fingerprint == streamed.fingerprint == fingerprint(streamed) == written
+    for name in whole.split_names():
+        for view, factor in (("view1", first), ("view2", second)):
+            expected = torch.from_numpy(arrays[f"{name}_{view}"]).float() * factor
+            assert torch.equal(getattr(whole.split(name), view), expected)
+            rows = torch.randperm(len(expected), generator=torch.Generator().manual_seed(0))
+            assert torch.equal(getattr(streamed.split(name), view).gather(rows), expected[rows])

@@ -159,6 +159,46 @@ def test_take_keeps_exactly_the_first_pairs_and_no_other_item(table, n):
         assert len(taken.view2) == len({j for _, j in table[:n]})
 
 
+# further test splits
+
+def test_further_test_splits_have_names_and_an_order_of_their_own():
+    data = data_of(further=(split_of("test_noisy", 3), split_of("test_a", 7)))
+    assert data.split_names() == ("train", "valid", "test", "test_a", "test_noisy")
+    assert [len(split) for split in data.splits()] == [6, 4, 5, 7, 3]
+    assert data.split("test_noisy") is data.further[1] and data.split("valid") is data.valid
+    assert data_of().split_names() == ("train", "valid", "test") and data_of().further == ()
+    with pytest.raises(DataError, match=r"^toy has no split 'nope'; it has train, valid, test, test_a, test_noisy$"):
+        data.split("nope")
+
+
+def test_a_split_is_called_by_its_place_not_by_its_name():
+    data = data_of(valid=split_of("anything", 4))
+    assert data.split("valid") is data.valid
+    with pytest.raises(DataError, match="no split 'anything'"):
+        data.split("anything")
+
+
+@pytest.mark.parametrize("further, message", [
+    ((split_of("hard", 3),), "different names that begin with test_; got hard"),
+    ((split_of("test", 3),), "different names that begin with test_; got test"),
+    ((split_of("test_a", 3), split_of("test_a", 4)), "different names that begin with test_; got test_a, test_a"),
+    ((split_of("test_a", 3, width1=4),), r"^test_a view1 has items of shape \(4,\), but train view1 \(3,\)"),
+    ((split_of("test_a", 3, width2=4),), r"^test_a view2 has items of shape \(4,\), but train view2 \(2,\)"),
+])
+def test_further_test_splits_that_are_refused(further, message):
+    with pytest.raises(DataError, match=message):
+        data_of(further=further)
+
+
+def test_further_test_splits_count_in_the_fingerprint_and_their_order_does_not():
+    a, b = split_of("test_a", 3), split_of("test_b", 4)
+    one = fingerprint(data_of(further=(a, b)))
+    assert one == fingerprint(data_of(further=(b, a)))
+    others = [data_of(), data_of(further=(a,)), data_of(further=(a, dataclasses.replace(b, name="test_c"))),
+              data_of(further=(a, dataclasses.replace(b, view1=b.view1 + 1)))]
+    assert len({one, *map(fingerprint, others)}) == 5
+
+
 def test_title_says_synthetic():
     assert data_of().title == "toy"
     assert data_of(synthetic=True).title == "toy (synthetic)"

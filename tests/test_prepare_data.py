@@ -1,6 +1,7 @@
 """The command prepare_data.py, in-process: what it prints, what it leaves, how it fails."""
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gzip
 import hashlib
@@ -16,6 +17,8 @@ from loopback import Site, serving
 
 from xmodal.cli.prepare_data import main
 from xmodal.data import fetch, iapr, load_data, mnist
+from xmodal.data.sets import DATA_SETS
+from xmodal.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 SMALL = iapr.Protocol(n_rows=60, image_width=8, text_width=6, n_valid=10, n_test=15)
@@ -95,7 +98,7 @@ def test_digits_need_no_preparing_but_can_be_written(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("argv, message", [
-    ([], "which data set? known: digits, mnist_halves, mnist_label, iapr"),
+    ([], "which data set? known: digits, mnist_halves, mnist_label, audio_score, iapr"),
     (["mnist"], "unknown data set 'mnist'; did you mean mnist_label or mnist_halves?"),
     (["mnist_halves", "--synthetic"], "mnist_halves takes no --synthetic"),
     (["digits", "--source", "x"], "digits takes no --source"),
@@ -106,6 +109,12 @@ def test_digits_need_no_preparing_but_can_be_written(capsys, tmp_path):
     (["mnist_label", "--source", "nowhere"], "no folder nowhere"),
     (["iapr", "--url", "file:///etc/hosts"], "expected http:// or https://"),
     (["iapr", "--synthetic", "--url", "http://x"], "leave out --source and --url"),
+    (["iapr", "--pairs", "50"], "iapr takes no --pairs"),
+    (["mnist_label", "--seed", "3"], "mnist_label takes no --seed"),
+    (["digits", "--corpus", "bach"], "digits takes no --corpus"),
+    (["audio_score", "--synthetic"], "audio_score takes no --synthetic"),
+    (["audio_score", "--pairs", "25"], "--pairs must be at least 26 (20 train, 2 valid, 4 test), got 25"),
+    (["audio_score", "--source", "nowhere"], "no file nowhere; --source takes audio_sheet_music.npz"),
 ])
 def test_mistakes_are_one_line_and_exit_code_2(argv, message, capsys, tmp_path):
     assert message in fails(capsys, *argv)
@@ -143,6 +152,39 @@ def test_mnist_from_a_folder_and_from_a_server(capsys, tmp_path, monkeypatch):
         assert main(["mnist_label", "--url", f"{site.url}/m"]) == 0
     assert load_data("mnist_label").fingerprint == data.fingerprint
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mnist_label.h5"]
+
+
+def test_audio_score_from_the_published_arrays(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"{letter}_{short}": rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+              for letter, shape in (("X", (8, 10)), ("Y", (9, 4))) for short, n in (("tr", 7), ("va", 3), ("te", 4))}
+    np.savez(tmp_path / "audio_sheet_music.npz", **arrays)
+    assert main(["audio_score", "--source", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    data = load_data("audio_score")
+    assert "train             7 pairs, values 1x8x10 + 1x9x4" in out and data.fingerprint[:12] in out
+    assert float(data.test.view2[3, 0, 8, 2]) == pytest.approx(arrays["Y_te"][3, 8, 2] / 255)
+    before = (tmp_path / "data" / "audio_score.h5").read_bytes()
+    np.savez(tmp_path / "audio_sheet_music.npz", **arrays | {"Y_va": arrays["Y_va"][:2]})
+    assert "Y_va must have 3 items" in fails(capsys, "audio_score", "--source", str(tmp_path))
+    assert (tmp_path / "data" / "audio_score.h5").read_bytes() == before
+
+
+@pytest.mark.parametrize("argv, expected", [
+    ([], {}), (["--pairs", "130", "--seed", "7"], {"pairs": 130, "seed": 7}),
+    (["--corpus", "bach", "haydn"], {"corpus": ["bach", "haydn"]}),
+    (["--seed", "0"], {"seed": 0}), (["--pairs", "0"], {"pairs": 0})])
+def test_options_of_audio_score_are_passed_on(argv, expected, capsys, monkeypatch):
+    given: dict = {}
+
+    def record(path, *, say, **options):
+        given.update(options)
+        raise DataError("enough seen")
+
+    known = dataclasses.replace(DATA_SETS["audio_score"], prepare=record)
+    monkeypatch.setitem(DATA_SETS, "audio_score", known)
+    assert "enough seen" in fails(capsys, "audio_score", *argv)
+    assert given == expected
 
 
 def test_not_found_and_wrong_files_keep_the_prepared_one(capsys, tmp_path):

@@ -1,6 +1,9 @@
 """Towers: shapes, sizes, initialisation."""
 from __future__ import annotations
 
+import copy
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -112,6 +115,54 @@ def test_conv_tower_over_all_positions(shape):
     assert tower(x).shape == (7, 5)
     moved = tower.eval()(x.roll(2, dims=-2)) - tower(x)         # it knows where something is
     assert moved.abs().max() > 1e-3
+
+
+class Old(nn.Sequential):
+    """A tower as its blocks used to be: each pools what the nonlinearity gave."""
+
+    def __init__(self, tower: nn.Sequential) -> None:
+        layers = list(tower)
+        for i, (layer, after) in enumerate(pairwise(layers)):
+            if isinstance(layer, nn.MaxPool2d) and isinstance(after, nn.ELU | nn.ReLU | nn.LeakyReLU | nn.GELU):
+                layers[i], layers[i + 1] = after, layer
+        super().__init__(*layers)
+
+
+def kinds(tower: nn.Sequential) -> list[str]:
+    return [type(layer).__name__ for layer in tower]
+
+
+@pytest.mark.parametrize("hidden", [None, [6]])
+@pytest.mark.parametrize("nonlinearity", [nn.ELU, nn.ReLU, nn.GELU, nn.SiLU])
+def test_pooling_before_a_monotone_nonlinearity_changes_nothing(nonlinearity, hidden):
+    torch.manual_seed(0)
+    tower = conv_tower((2, 9, 14), [3, 4], 5, nonlinearity=nonlinearity, hidden=hidden)
+    old, x = Old(copy.deepcopy(tower)), torch.randn(6, 2, 9, 14)
+    block = ["Conv2d", "BatchNorm2d", nonlinearity.__name__] * 2 + ["MaxPool2d"]
+    assert kinds(old)[:14] == 2 * block
+    moved = nonlinearity in (nn.ELU, nn.ReLU)
+    assert kinds(tower)[5:7] == (["MaxPool2d", nonlinearity.__name__] if moved else block[5:7])
+    torch.testing.assert_close(tower(x), old(x))  # train mode: the batch's statistics
+    torch.testing.assert_close(tower.eval()(x), old.eval()(x))
+    assert [i for i, layer in enumerate(tower[:14]) if isinstance(layer, nn.Conv2d)] == [0, 3, 7, 10]
+    assert list(tower.state_dict()) == list(old.state_dict())  # checkpoints of either fit the other
+
+
+def test_a_nonlinearity_that_is_not_monotone_is_pooled_after_it():
+    """For GELU the order matters: of -3 and -0.7 the larger gives the smaller value."""
+    tower = conv_tower((1, 2, 2), [1], 3, convolutions=1, nonlinearity=nn.GELU).eval()
+    with torch.no_grad():
+        tower[0].weight.zero_()[0, 0, 1, 1] = 1.0
+    x = torch.tensor([[[[-3.0, -0.7], [-0.7, -0.7]]]])
+    torch.testing.assert_close(tower[:4](x).flatten(), torch.nn.functional.gelu(torch.tensor([-3.0])), atol=1e-4,
+                               rtol=1e-4)
+
+
+def test_dropout_over_all_positions():
+    tower = conv_tower((1, 8, 8), [3], 5, hidden=[6, 7], dropout=0.3)
+    assert [layer.p for layer in tower.modules() if isinstance(layer, nn.Dropout)] == [0.3] * 3
+    assert isinstance(tower[-2], nn.Dropout)
+    assert not any(isinstance(layer, nn.Dropout) for layer in conv_tower((1, 8, 8), [3], 5, hidden=[6]).modules())
 
 
 @pytest.mark.parametrize(("encoder", "options", "message"), [

@@ -66,7 +66,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.name not in DATA_SETS:
         raise DataError(f"unknown data set {args.name!r}; {did_you_mean(args.name, DATA_SETS)}")
     known = DATA_SETS[args.name]
-    chosen = {option: getattr(args, option) for option in _OPTIONS if getattr(args, option) not in (None, False)}
+    given = {option: getattr(args, option) for option in _OPTIONS}
+    chosen = {option: value for option, value in given.items() if value is not None and value is not False}
     for option in chosen:
         if option not in known.options:
             raise DataError(f"{args.name} takes no --{option}")

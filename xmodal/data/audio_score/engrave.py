@@ -98,7 +98,8 @@ def read_music(text: str) -> Music:
     mei = ET.tostring(root, encoding="unicode")
     onset, duration, names = _times(_loaded(mei).renderToTimemap())
     pitches, voice = note_pitches(root), _upper_voice(root)
-    kept = [i for i, name in enumerate(names) if name in pitches]
+    duration, continued = _tied(root, onset, duration, names)
+    kept = [i for i, name in enumerate(names) if name in pitches and name not in continued]
     if not kept:
         raise UnsuitableError("nothing in it sounds")
     onset, duration, names = onset[kept], duration[kept], [names[i] for i in kept]
@@ -284,8 +285,10 @@ def sound_as_written(root: ET.Element) -> None:
         if _tag(element) != "note":
             continue
         place = element.get("pname"), element.get("oct")
-        written = [child.get("accid") for child in (element, *element.iter(f"{{{_MEI}}}accid"))]
-        bar.update({place: _ACCIDENTALS[sign] for sign in written if sign in _ACCIDENTALS})
+        written = [one.get("accid") for one in (element, *element.iter(f"{{{_MEI}}}accid"))]
+        for sign in written:
+            if sign in _ACCIDENTALS:
+                bar[place] = _ACCIDENTALS[sign]
         sounding = bar.get(place, key.get(place[0] or "", 0))
         element.set("accid.ges", next(sign for sign, by in _ACCIDENTALS.items() if by == sounding))
 
@@ -310,6 +313,19 @@ def _times(timemap: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[
     names = [name for name in started if ended.get(name, 0.0) > started[name]]
     onset = np.array([started[name] for name in names])
     return onset, np.array([ended[name] for name in names]) - onset, names
+
+
+def _tied(root: ET.Element, onset: np.ndarray, duration: np.ndarray, names: list[str]) -> tuple[np.ndarray, set[str]]:
+    """Durations (n,) with those of tied notes added to their first, and the names of the notes that go on sounding."""
+    before = {tie.get("endid", "").lstrip("#"): tie.get("startid", "").lstrip("#") for tie in _all(root, "tie")}
+    duration, first, continued = duration.copy(), {name: i for i, name in enumerate(names)}, set()
+    for i in np.argsort(onset, kind="stable"):
+        start = first.get(before.get(names[i], ""))
+        if start is not None and np.isclose(onset[start] + duration[start], onset[i]):
+            duration[start] += duration[i]
+            first[names[i]] = start
+            continued.add(names[i])
+    return duration, continued
 
 
 def _places(svg: str) -> tuple[dict[str, tuple[float, float]], float, float]:

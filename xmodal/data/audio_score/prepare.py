@@ -98,8 +98,8 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None, pairs: 
 
 
 _ABOUT = {"name": "audio_score", "rising2": True}
-_LICENCE = ("made from public-domain music in encodings free for any use; see the licence file of music21's corpus. "
-            "Sounds of TimGM6mb (GPL 2)")
+_LICENCE = ("made from public-domain music; its encodings come with music21, whose corpus/license.txt says that some may "
+            "not be used commercially. Sounds of TimGM6mb (GPL 2)")
 
 
 def _source(corpus: Sequence[str]) -> str:

@@ -1,0 +1,96 @@
+"""Sheet music and its sound: what audio_score_best reaches, and linear CCA beside it.
+
+  python -m benchmarks.study audio_heads        # the three published heads, a small budget
+  python -m benchmarks.audio_score              # this: three trainings of some 20 minutes on a core, then the table
+
+Trainings are run folders ``runs/audio_score_best-s0`` and so on; one that was stopped is resumed. Their figures go to
+results/audio_score.json.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.study import table
+from benchmarks.trainings import MODELS, RESULTS, at, machine, spread
+from xmodal import LinearCCA, PairedData, evaluate, load_data
+from xmodal.cli import run_eval, run_train
+
+FILE = RESULTS / "audio_score.json"
+RIDGES = (0.1, 1.0, 10.0, 100.0)
+EXCERPT = 10  # excerpts of a recording that vote, about five seconds of it
+KEPT = {"metrics.json": "test", "metrics_test_timbre.json": "test_timbre"}
+GROUP_COLUMNS = {"pieces R@1, all excerpts": ("groups", "r1"), f"{EXCERPT} excerpts": ("parts", "r1"),
+                 "and offset within 1 s": ("parts", "offset_within"), "excerpts located": ("groups", "located")}
+
+
+def best(seed: int) -> dict[str, Any]:
+    """Trains (or resumes, or finds) a run of audio_score_best; what run_eval.py says of it, by split."""
+    model = ["--model", str(MODELS / "audio_score_best.py"), "--data", "audio_score", "--tag", f"s{seed}"]
+    if run_train.main([*model, "--seed", str(seed), "--resume"]) != 0:
+        raise SystemExit(1)
+    run = Path("runs") / f"audio_score_best-s{seed}"
+    result: dict[str, Any] = {"seed": seed}
+    for file, split in KEPT.items():
+        for key, options in (("parts", ["--excerpt", str(EXCERPT)]), ("groups", [])):
+            with contextlib.redirect_stdout(io.StringIO()):
+                if run_eval.main([*model, "--split", split, "--group", "piece", *options]) != 0:
+                    raise SystemExit(1)
+            metrics = json.loads((run / file).read_text())
+            result.setdefault(split, {})[key] = metrics.pop("groups")
+            result[split] |= {key: metrics[key] for key in ("V1_to_V2", "V2_to_V1", "sum_correlation",
+                                                            "canonical_correlation", "dim", "n_pairs", "fingerprint")}
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return result | {"seconds": sum(line["seconds"] for line in log), "epochs": len(log), "machine": machine(),
+                     "valid_mrr": max(line["mrr_va"] for line in log)}
+
+
+def linear(data: PairedData) -> dict[str, Any]:
+    """Linear CCA of the raw views, its ridge chosen on the validation pairs."""
+    fits = {ridge: LinearCCA(32, r1=ridge, r2=ridge).fit_split(data.train) for ridge in RIDGES}
+    valid = {ridge: evaluate(model, data, "valid")["V1_to_V2"]["mrr"] for ridge, model in fits.items()}
+    ridge = max(valid, key=lambda one: valid[one])
+    return {"ridge": ridge, "valid_mrr": valid[ridge], "seed": 0,
+            **{split: evaluate(fits[ridge], data, split) for split in KEPT.values()}}
+
+
+def group_table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: what is found of whole pieces, by split and direction."""
+    lines = ["| | " + " | ".join(GROUP_COLUMNS) + " |", "|---" * (len(GROUP_COLUMNS) + 1) + "|"]
+    for split in KEPT.values():
+        for direction, name in (("V2_to_V1", "recording → score"), ("V1_to_V2", "score → recording")):
+            cells = [spread((at(row, (split, group, direction, key)) for row in rows), 1)
+                     for group, key in GROUP_COLUMNS.values()]
+            lines.append(f"| {split}, {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    done = json.loads(FILE.read_text()) if FILE.exists() else {"best": []}
+    data = load_data("audio_score")
+    if "linear" not in done:
+        done["linear"] = linear(data)
+    for seed in args.seeds:
+        if not any(row["seed"] == seed for row in done["best"]):
+            done["best"].append(best(seed))
+        FILE.write_text(json.dumps(done, indent=1) + "\n")
+    for split in KEPT.values():
+        rows = {"linear CCA": [done["linear"][split]], "audio_score_best": [row[split] | {"seconds": row["seconds"]}
+                                                                          for row in done["best"]]}
+        print(f"{split}\n\n{table(rows)}\n")
+    print(group_table(done["best"]))
+
+
+if __name__ == "__main__":
+    main()
