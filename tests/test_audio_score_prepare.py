@@ -19,7 +19,7 @@ from scipy.io import wavfile
 from small_scores import CHORALES, abc_tune, copy_chorales, musicxml
 
 from xmodal.data import read_h5
-from xmodal.data.audio_score import engrave, prepare
+from xmodal.data.audio_score import engrave, making, prepare
 from xmodal.data.audio_score.corpus import Piece, find_pieces, read_piece
 from xmodal.data.audio_score.cut import Cut, perform
 from xmodal.data.audio_score.sound import SAMPLE_RATE, spectrogram
@@ -27,6 +27,7 @@ from xmodal.errors import DataError
 
 for package in ("verovio", "resvg_py", "PIL", "music21", "pretty_midi", "tinysoundfont"):
     pytest.importorskip(package)
+
 
 module = importlib.import_module("xmodal.data.audio_score.prepare")  # the package's name of it is the function
 SMALL = {"pairs": 65, "seed": 5}  # 50, 5 and 10 pairs
@@ -61,7 +62,7 @@ class Inline:
 @pytest.fixture
 def inline(monkeypatch) -> Inline:
     pool = Inline()
-    monkeypatch.setattr(module, "_pool", lambda workers: pool)
+    monkeypatch.setattr(making, "_pool", lambda workers: pool)
     return pool
 
 
@@ -81,7 +82,7 @@ class Shared:
     """Two real worker processes for all rounds, because starting them takes seconds; counts its jobs."""
 
     def __init__(self) -> None:
-        self.runs, self.pool = 0, module._pool(2)
+        self.runs, self.pool = 0, making._pool(2)
 
     def submit(self, run) -> Future:
         self.runs += 1
@@ -96,7 +97,7 @@ def two_workers(corpus, tmp_path_factory) -> tuple[Path, int]:
     """A file that two processes made, and how many jobs it took."""
     path, pool = tmp_path_factory.mktemp("prepared") / "a.h5", Shared()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_pool", lambda workers: pool)
+        patch.setattr(making, "_pool", lambda workers: pool)
         prepare(path, say=quiet, corpus=[str(corpus)], workers=2, **SMALL)
     pool.pool.shutdown()
     return path, pool.runs
@@ -139,8 +140,8 @@ def test_training_pairs_are_exact_and_the_others_are_displaced(prepared, corpus)
     data, drawn, exact = read_h5(prepared), {}, {}
     for piece in find_pieces([str(corpus)]):
         if piece.name in CHORALES:
-            rng = module._rng(piece, SMALL["seed"])
-            score = module._drawn(module._read(piece), rng)
+            rng = making.drawing_rng(piece, SMALL["seed"])
+            score = making.drawn_score(making.read_score(piece), rng)
             drawn[piece.name] = score, perform(score, rng).seconds
     for split in (data.train, data.valid, data.test):
         same = []
@@ -210,14 +211,14 @@ def test_an_interruption_and_damage_change_nothing_and_what_is_made_is_kept(two_
                                                                             monkeypatch):
     path, pieces = tmp_path / "b.h5", tmp_path / "b.h5.pieces"
     killed, again = Inline(dies_after=13), Inline()  # 10 pieces are read, 3 are made
-    monkeypatch.setattr(module, "_pool", lambda workers: killed)
+    monkeypatch.setattr(making, "_pool", lambda workers: killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(path, say=quiet, corpus=[str(corpus)], **SMALL)
     assert not path.exists() and len(list(pieces.iterdir())) == 13
     largest, second = sorted(pieces.iterdir(), key=lambda one: -one.stat().st_size)[:2]
     largest.write_bytes(largest.read_bytes()[:-1000])
     second.write_bytes(b"")
-    monkeypatch.setattr(module, "_pool", lambda workers: again)
+    monkeypatch.setattr(making, "_pool", lambda workers: again)
     prepare(path, say=quiet, corpus=[str(corpus)], **SMALL)
     assert digest(path) == digest(two_workers[0]) and not pieces.exists()
     assert again.runs == two_workers[1] - 11
@@ -231,8 +232,8 @@ def test_pieces_of_one_name_with_other_contents_are_made_anew(inline, tmp_path):
     for folder in (first, second):
         with pytest.raises(DataError, match="not enough"):
             prepare(tmp_path / "a.h5", say=quiet, corpus=[str(folder)], pairs=200)
-    kept = [module._kept(file)["mei"] for file in (tmp_path / "a.h5.pieces").iterdir()
-            if "mei" in module._kept(file)]
+    kept = [making._kept(file)["mei"] for file in (tmp_path / "a.h5.pieces").iterdir()
+            if "mei" in making._kept(file)]
     assert len(set(kept)) == 2 and len(kept) == 4
 
 
@@ -267,7 +268,7 @@ def test_twins_are_the_same_in_another_key(twins):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_work_melody_or_transposition_is_on_two_sides(seed, twins, inline, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_PAIRS", {"train": 5, "valid": 5, "test": 5})
+    monkeypatch.setattr(making, "MOST_PAIRS", {"train": 5, "valid": 5, "test": 5})
     monkeypatch.setattr(module, "_SHARES", {"test": 0.25, "valid": 0.25})
     prepare(tmp_path / "a.h5", say=quiet, corpus=[str(twins)], pairs=40, seed=seed)
     data = read_h5(tmp_path / "a.h5")
@@ -280,7 +281,7 @@ def test_no_work_melody_or_transposition_is_on_two_sides(seed, twins, inline, tm
 # when things go wrong
 
 @dataclass(frozen=True)
-class Deadly(module._Job):
+class Deadly(making._Job):
     """Ends its process, as a crash in a library does, or keeps its number."""
 
     def run(self) -> None:
@@ -290,11 +291,11 @@ class Deadly(module._Job):
 
 
 def test_a_worker_that_dies_stops_no_other(tmp_path, monkeypatch):
-    pools, real = [], module._pool
-    monkeypatch.setattr(module, "_pool", lambda workers: pools.append(workers) or real(workers))
+    pools, real = [], making._pool
+    monkeypatch.setattr(making, "_pool", lambda workers: pools.append(workers) or real(workers))
     jobs = [Deadly(Piece(str(number), tmp_path), tmp_path / f"{i}.npz", seed=number)
             for i, number in enumerate([0, -1, 2, 3, 4, 5, 6])]
-    maker = module._Maker(tmp_path, 0, {"train": 1, "valid": 1, "test": 1}, workers=1)
+    maker = making.PairMaker(tmp_path, 0, {"train": 1, "valid": 1, "test": 1}, workers=1)
     results = [(job.seed, made) for job, made in maker._made(jobs)]
     assert results[1] == (-1, {"problem": "broken (a library crashed)"})
     assert [(seed, int(made["number"])) for seed, made in results if seed >= 0] == [(n, n) for n in (0, 2, 3, 4, 5, 6)]
@@ -306,7 +307,7 @@ def test_a_side_takes_each_window_once_and_no_more_than_it_needs():
         rows = np.array(windows)
         return Cut(rows[:, None], rows[:, None] + 100, rows[:0], rows / 2, rows)
 
-    side = module._Side(needed=5)
+    side = making._Side(needed=5)
     for name, windows in (("a", (1, 2, 3)), ("b", (3, 2)), ("c", (2, 4)), ("d", (5, 6, 7))):
         side.add(name, made(*windows))
     assert [(name, one.windows.tolist()) for name, one in side.cuts] == [("a", [1, 2, 3]), ("c", [4]), ("d", [5])]

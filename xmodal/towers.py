@@ -85,7 +85,7 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
                        nonlinearity()]
             fan_in = filters
         pooling = nn.MaxPool2d(2, ceil_mode=hidden is not None)
-        if layers and isinstance(layers[-1], _MONOTONE):  # the largest stays the largest: pool first, then bend a quarter of it
+        if layers and isinstance(layers[-1], _MONOTONE):  # the largest stays the largest: bend only a quarter
             layers.insert(-1, pooling)
         else:
             layers.append(pooling)
