@@ -124,13 +124,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     part, parts = map(int, args.part.split("/"))
     for name in args.problems:
-        data = few(load_data(PROBLEMS[name].data), PROBLEMS[name].n_train)
+        whole = load_data(PROBLEMS[name].data)
+        data = few(whole, PROBLEMS[name].n_train)
         todo = list(itertools.product(args.seeds, BATCHES, ALPHAS))[part - 1::parts]
         for seed, batch, alpha in todo:
-            if any((row["problem"], row["alpha"], row["batch"], row["seed"]) == (name, alpha, batch, seed)
-                   for row in finished(FILE)):
+            wanted = {"problem": name, "alpha": alpha, "batch": batch, "seed": seed, "fingerprint": whole.fingerprint}
+            if any(wanted.items() <= row.items() for row in finished(FILE)):
                 continue
-            result = run(data, name, alpha, batch, seed)
+            result = run(data, name, alpha, batch, seed) | {"fingerprint": whole.fingerprint}
             keep(FILE, result)
             print(f"{name}, batch {batch}, alpha {alpha}, seed {seed}: MRR {_mean(result, 'mrr'):.3f}, with ridge "
                   f"{result['ridge']:g} {_mean(result, 'mrr_chosen_ridge'):.3f}, {result['cpu_seconds']:.0f} CPU s",

@@ -24,7 +24,7 @@ AUDIO_BUDGET = {"max_epochs": 5, "schedule": "cosine", "patience": 5, "refinemen
 # study -> (data, {row: (model file, overrides)})
 STUDIES: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
     "audio_heads": ("audio_score", {name: (f"audio_score_{name}", AUDIO_BUDGET)
-                                    for name in ("learned_cont", "ccal_tno", "ccal_cont")}),
+                                    for name in ("learned_cont", "ccal_cont", "best", "ccal_tno")}),
     "digits_heads": ("digits", {name: (f"digits_{name}", {}) for name in METHODS}),
     "mnist_heads": ("mnist_halves", {name: (f"mnist_halves_{name}", {}) for name in METHODS}),
     "small_batches": ("mnist_halves", {
@@ -72,9 +72,11 @@ def main() -> None:
     for seed in args.seeds:
         for name, (model, overrides) in rows.items():
             finished = done["rows"].setdefault(name, [])
+            finished[:] = [result for result in finished
+                           if result.setdefault("fingerprint", data.fingerprint) == data.fingerprint]
             if any(result["seed"] == seed for result in finished):
                 continue
-            result = train_row(data, model, overrides, seed)
+            result = train_row(data, model, overrides, seed) | {"fingerprint": data.fingerprint}
             print(f"{name}, seed {seed}: MRR {result['V1_to_V2']['mrr']:.4f} {result['V2_to_V1']['mrr']:.4f}, "
                   f"canonical {result['canonical_correlation']:.2f}, {result['seconds']:.0f} s", flush=True)
             finished.append(result)

@@ -30,7 +30,8 @@ _OPTIONS = {"breaks": "none", "adjustPageWidth": True, "adjustPageHeight": True,
             "expandNever": True}  # repeats are drawn once; playing them crashes on every third tune (verovio 6.4.1)
 _NOTE = re.compile(r'<g id="([^"]+)" class="note"[^>]*>\s*<g (?:id="[^"]*" )?class="notehead"[^>]*>\s*'
                    r'<use [^>]*translate\((-?\d+), (-?\d+)\)')
-_STAFF_LINE = re.compile(r'<path d="M(-?\d+) (-?\d+) L(-?\d+) \2" stroke-width="\d+" ?/>')
+_STAFF = re.compile(r'class="staff"[^>]*>\s*((?:<path d="[^"]*" stroke-width="\d+" ?/>\s*)+)')
+_LINE = re.compile(r'd="M-?\d+ (-?\d+) L-?\d+ \1"')
 _NOTEHEAD_UNITS = 106  # half the width of a black notehead, in the units of the drawing
 _STEPS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 _ACCIDENTALS = {"s": 1, "f": -1, "n": 0, "ss": 2, "x": 2, "ff": -2}
@@ -339,7 +340,7 @@ def _places(svg: str) -> tuple[dict[str, tuple[float, float]], float, float]:
     right, down = int(margin.group(1)), int(margin.group(2))
     places = {name: ((int(x) + _NOTEHEAD_UNITS + right) * to_pixels, (int(y) + down) * to_pixels)
               for name, x, y in _NOTE.findall(svg)}
-    rows = [int(y) for _, y, _ in _STAFF_LINE.findall(svg)]
+    rows = [int(y) for lines in _STAFF.findall(svg) for y in _LINE.findall(lines)]  # not those of ledger lines
     if not rows:
         raise UnsuitableError("the drawing has no staff lines")
     return places, (min(rows) + down) * to_pixels, (max(rows) + down) * to_pixels

@@ -36,13 +36,16 @@ VERSION = "1"
 #: Pairs of one piece at most. Test pieces give fewer, so that there are more of them.
 MOST_PAIRS = {"train": 38, "valid": 25, "test": 25}
 _ORDER = ("test", "valid", "train")  # in which works are given out
+#: Works of more pieces than this share of all (and than four) train: a passion, say, with all chorales it has in common
+#: with others would make up a whole test set.
+LARGE = 0.03
 _MARGIN = 1.1  # more pairs are planned for than needed: some pieces turn out to be unsuitable
 
 
 @functools.cache
 def versions() -> str:
     """Of everything that the pixels and the sounds depend on."""
-    names = ("music21", "verovio", "resvg-py", "tinysoundfont", "pretty_midi")
+    names = ("music21", "verovio", "resvg-py", "Pillow", "tinysoundfont", "pretty_midi", "numpy", "scipy")
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
@@ -88,6 +91,8 @@ class _Job:
             arrays = {"problem": "rights reserved"}
         except UnsuitableError as error:
             arrays = {"problem": " ".join("N" if part.isdigit() else part for part in str(error).split())}
+        except MemoryError:  # of this machine, not of the piece
+            raise
         except Exception as error:  # a broken file can raise anything in three libraries
             arrays = {"problem": f"broken ({type(error).__name__})"}
         with replacing(self.file) as beside, beside.open("wb") as out:
@@ -145,6 +150,8 @@ class PairMaker:
         self.folder, self.seed, self.workers = folder, seed, workers
         self.sides = {side: _Side(needed[side]) for side in _ORDER}
         self.left_out: Counter[str] = Counter()
+        self.large = 0.0
+        self.n_works = dict.fromkeys(_ORDER, 0)
 
     @property
     def missing(self) -> int:
@@ -181,6 +188,7 @@ class PairMaker:
                 grams.append(melody_grams(made["melody"]))
             bar.show("pieces read", number, len(jobs))
         groups = group_works([one.piece.work for one in readable], grams)
+        self.large = max(4.0, LARGE * len(readable))
         return [[readable[i] for i in group] for group in groups]
 
     def _round(self, works: list[list[_Work]]) -> list[_Job]:
@@ -188,10 +196,13 @@ class PairMaker:
         jobs = []
         wanted = {name: side.missing * _MARGIN for name, side in self.sides.items()}
         while works:
-            side = next((name for name in _ORDER if wanted[name] > 0), None)
-            if side is None:
+            sides = [name for name in _ORDER if wanted[name] > 0]
+            place, side = next(((place, side) for place, work in enumerate(works) for side in sides
+                                if side == "train" or len(work) <= self.large), (0, ""))
+            if not side:
                 break
-            for one in works.pop(0):
+            self.n_works[side] += 1
+            for one in works.pop(place):
                 wanted[side] -= min(one.onsets, MOST_PAIRS[side])
                 jobs.append(_Job(one.piece, self._file(one.piece, side), side, one.music, self.seed))
         return jobs
@@ -231,20 +242,25 @@ class PairMaker:
 
     def note(self) -> str:
         """How many pieces there are, and how many were left out why."""
-        counts = ", ".join(f"{len(self.sides[name].cuts):,} {name}" for name in SPLITS)
+        counts = ", ".join(f"{len(self.sides[name].cuts):,} {name} ({self.n_works[name]:,} works)" for name in SPLITS)
         left = "; ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()))
         return f"pieces: {counts}. Left out: {left or 'none'}"
 
     def arrays(self) -> dict[str, Any]:
         """Everything under the NPZ keys."""
         arrays: dict[str, Any] = {}
+        rng = np.random.default_rng(self.seed)
         for name, side in self.sides.items():
-            arrays[f"{name}_view1"] = np.concatenate([one.snippets for _, one in side.cuts])[:, None]
-            arrays[f"{name}_view2"] = np.concatenate([one.excerpts for _, one in side.cuts])[:, None]
-            arrays[f"{name}_ids"] = [f"{piece}@{onset:.3f}" for piece, one in side.cuts for onset in one.onsets]
-        timbre = np.concatenate([one.timbre for _, one in self.sides["test"].cuts])[:, None]
-        return arrays | {"test_timbre_view1": arrays["test_view1"], "test_timbre_view2": timbre,
-                         "test_timbre_ids": arrays["test_ids"]}
+            order = rng.permutation(side.count)  # so that the first n pairs are of all pieces
+            arrays[f"{name}_view1"] = np.concatenate([one.snippets for _, one in side.cuts])[order, None]
+            arrays[f"{name}_view2"] = np.concatenate([one.excerpts for _, one in side.cuts])[order, None]
+            ids = [f"{piece}@{onset:.3f}" for piece, one in side.cuts for onset in one.onsets]
+            arrays[f"{name}_ids"] = [ids[i] for i in order]
+            if name == "test":
+                arrays["test_timbre_view1"] = arrays["test_view1"]
+                arrays["test_timbre_view2"] = np.concatenate([one.timbre for _, one in side.cuts])[order, None]
+                arrays["test_timbre_ids"] = arrays["test_ids"]
+        return arrays
 
 
 class _Bar:
