@@ -364,9 +364,11 @@ def test_published_arrays(channel, as_folder, tmp_path):
     ({"Y_va": None}, r"audio_sheet_music\.npz lacks Y_va; expected X_tr, .* \(found: X_tr"),
     ({"X_tr": np.zeros((7, 80))}, r"X_tr must have shape \(items, 1, height, width\); got \(7, 80\)"),
     ({"X_tr": np.zeros((7, 3, 8, 10))}, r"X_tr must have shape .*; got \(7, 3, 8, 10\)"),
-    ({"Y_te": np.zeros((5, 9, 4))}, r"Y_te must have 4 items, one for each snippet; got 5"),
-    ({"X_va": np.zeros((3, 8, 11))}, r"X_va must have items of shape \(1, 8, 10\), as in training; got \(1, 8, 11\)"),
+    ({"Y_te": np.zeros((5, 9, 4), np.uint8)}, r"Y_te must have 4 items, one for each snippet; got 5"),
+    ({"X_va": np.zeros((3, 8, 11), np.uint8)},
+     r"X_va must have items of shape \(1, 8, 10\), as in training; got \(1, 8, 11\)"),
     ({"X_te": np.zeros((0, 8, 10)), "Y_te": np.zeros((0, 9, 4))}, r"X_te must hold numbers; got .* shape \(0, 1, 8"),
+    ({"X_va": np.zeros((3, 8, 10))}, r"X_va must hold uint8, as in training; got float64"),
     ({"X_te": np.full((4, 8, 10), "a")}, r"X_te must hold numbers; got <U1"),
 ])
 def test_published_arrays_that_are_wrong_leave_nothing(changes, message, tmp_path):

@@ -102,8 +102,9 @@ class RandomSound(nn.Module):
         moved = sounds.gather(-1, source.view(n, *[1] * (sounds.ndim - 2), length).expand_as(sounds))
         decibels = torch.empty(n, device=sounds.device).uniform_(-self.gain, self.gain)
         factor = (10 ** (decibels / 20)).view(n, *[1] * (sounds.ndim - 1))
-        magnitudes = torch.expm1(moved.float() * math.log(10))
-        return (torch.log1p(magnitudes * factor) / math.log(10)).to(sounds.dtype)
+        logs = moved.float().clamp(min=0) * math.log(10)  # ln(1 + x); all by logarithms, so that nothing overflows
+        louder = torch.logaddexp(logs + torch.log(-torch.expm1(-logs)) + factor.log(), torch.zeros(()).to(logs))
+        return (louder / math.log(10)).to(sounds.dtype)
 
     def extra_repr(self) -> str:
         return f"frames={self.frames}, gain={self.gain:g}"

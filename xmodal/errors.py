@@ -29,10 +29,14 @@ class NumericalError(XmodalError):
     """A loss or a statistic that is not finite, with where and why."""
 
 
+#: More names than this are not listed in an error.
+MOST_NAMES = 40
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown ``name``: close names, or else all the known ones."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(close)}?"
-    return f"known: {', '.join(known)}"
+    return f"known: {', '.join(known[:MOST_NAMES])}" + (f", ... ({len(known):,})" if len(known) > MOST_NAMES else "")

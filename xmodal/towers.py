@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from xmodal.errors import ExperimentError
 
 Shape = Sequence[int]
-_MONOTONE = (nn.ELU, nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh)
+_MONOTONE = (nn.ELU, nn.ReLU, nn.Sigmoid, nn.Tanh)
 
 
 def _initialised(layer: nn.Linear | nn.Conv2d) -> nn.Module:
@@ -77,15 +77,16 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
     fan_in = shape[0] if len(shape) == 3 else 1
     layers: list[nn.Module] = [nn.Unflatten(1, (1, shape[0]))] if len(shape) == 2 else []
     depths = [convolutions] * len(channels) if isinstance(convolutions, int) else list(convolutions)
-    if len(depths) != len(channels):
-        raise ExperimentError(f"conv_tower: {len(channels)} blocks need as many numbers of convolutions, got {depths}")
+    if len(depths) != len(channels) or not all(isinstance(depth, int) and depth > 0 for depth in depths):
+        raise ExperimentError(f"conv_tower: {len(channels)} blocks need as many numbers of convolutions, each at least "
+                              f"1; got {depths}")
     for filters, depth in zip(channels, depths, strict=True):
         for _ in range(depth):
             layers += [_initialised(nn.Conv2d(fan_in, filters, 3, padding=1, bias=False)), nn.BatchNorm2d(filters),
                        nonlinearity()]
             fan_in = filters
         pooling = nn.MaxPool2d(2, ceil_mode=hidden is not None)
-        if layers and isinstance(layers[-1], _MONOTONE):  # the largest stays the largest: bend only a quarter
+        if isinstance(layers[-1], _MONOTONE):  # the largest stays the largest: bend only a quarter
             layers.insert(-1, pooling)
         else:
             layers.append(pooling)

@@ -30,10 +30,11 @@ WALK_POINTS = 11    # t = 0, 0.1, ... 1
 
 
 class Picture(NamedTuple):
-    """What is to be written, and under which name (without suffix)."""
+    """What is to be written, under which name (without suffix), and what else is said of it."""
 
     name: str
     figure: Figure
+    lines: Sequence[str] = ()
 
 
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +92,7 @@ def check_restores(args: argparse.Namespace, model: Model) -> None:
 # -- what is counted and drawn -----------------------------------------------------------------------------------
 
 def draw_pictures(args: argparse.Namespace, model: Model, data: PairedData, chosen: PairSplit, counted: PairSplit,
-                  device: torch.device) -> list[Picture]:
+                  device: torch.device, precision: str = "float32") -> list[Picture]:
     """The pictures that the options ask for."""
     pictures = []
     restoring = cast(CorrNet, model)    # check_restores has looked
@@ -104,8 +105,7 @@ def draw_pictures(args: argparse.Namespace, model: Model, data: PairedData, chos
                                     draw_walk(restoring, data, chosen, args.walk, device)))
     if args.neighbours is not None:
         direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
-        pictures.append(Picture(f"neighbours_{direction}",
-                                draw_neighbours(model, data, counted, args.neighbours, direction, device)))
+        pictures.append(draw_neighbours(model, data, counted, args.neighbours, direction, device, precision))
     return pictures
 
 
@@ -140,12 +140,12 @@ def draw_walk(model: CorrNet, data: PairedData, split: PairSplit, ends: Sequence
     return walk_strip(*model.decode(codes), steps.tolist(), view_styles(data, split))
 
 
-def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, direction: str, device: torch.device
-                    ) -> Figure:
+def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, direction: str, device: torch.device,
+                    precision: str = "float32") -> Picture:
     """Of ``n`` queries, evenly spread over the pairs, the partner and the nearest items of the other view."""
     rows = torch.linspace(0, len(split) - 1, n).long()
     one, other = (0, 1) if direction == "V1_to_V2" else (1, 0)
-    embedded = embed(model, split, device=device)
+    embedded = embed(model, split, device=device, precision=precision)
     pairs = split.pair_table()
     queries, partners = pairs[rows, one], pairs[rows, other]
     scores = normalize(embedded[one][queries]) @ normalize(embedded[other]).mT
@@ -155,9 +155,12 @@ def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, di
     views, styles = (split.view1, split.view2), view_styles(data, split)
     found = torch.stack([torch.isin(items, pairs[pairs[:, one] == query, other])
                          for query, items in zip(queries, near, strict=True)])
-    return neighbour_sheet(items_of(views[one], queries), items_of(views[other], partners),
-                           items_of(views[other], near.flatten()).unflatten(0, near.shape), found,
-                           rank[torch.searchsorted(asked, queries)].tolist(), (styles[one], styles[other]))
+    sheet = neighbour_sheet(items_of(views[one], queries), items_of(views[other], partners),
+                            items_of(views[other], near.flatten()).unflatten(0, near.shape), found,
+                            rank[torch.searchsorted(asked, queries)].tolist(), (styles[one], styles[other]))
+    names = [] if split.ids is None else [split.ids[item] for item in pairs[rows, 0].tolist()]
+    return Picture(f"neighbours_{direction}", sheet,
+                   [f"  row {row}: {name}" for row, name in enumerate(names, start=1)])
 
 
 def items_of(view: View, rows: Tensor) -> Tensor:
@@ -179,8 +182,8 @@ def view_styles(data: PairedData, split: PairSplit) -> list[ViewStyle]:
 
 def write_pictures(args: argparse.Namespace, run: RunFolder, pictures: Sequence[Picture]) -> None:
     """Each picture whole or not at all, and a line about it; under ``--json`` stdout is not for that line."""
-    for name, figure in pictures:
+    for name, figure, lines in pictures:
         path = args.out or run.file(f"{name}.png" if args.split == "test" else f"{name}_{args.split}.png")
         with replacing(path) as beside:
             figure.savefig(beside, format="png")
-        print(f"wrote {path}", file=sys.stderr if args.json else sys.stdout)
+        print(f"wrote {path}", *lines, sep="\n", file=sys.stderr if args.json else sys.stdout)

@@ -13,7 +13,6 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"data set: {', '.join(DATA_SETS)}")
-    parser.add_argument("--list", action="store_true", help="list the data sets and which are prepared")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="list the data sets and which are prepared")
+    instead.add_argument("--show", type=Path, metavar="FILE", help="draw twelve pairs of prepared data to FILE, a .png")
+    instead.add_argument("--wav", nargs=2, metavar=("ID", "FILE"),
+                         help="write the sound of an item of prepared data, by its id, to FILE (audio_score)")
     parser.add_argument("--source", type=Path, metavar="PATH", help="take the raw data from this file or folder")
     parser.add_argument("--url", help="download the raw data from here")
     parser.add_argument("--synthetic", action="store_true", help="write made-up data of the same shape (iapr)")
@@ -48,9 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=seed_number, help="of what is drawn (audio_score; default 23)")
     parser.add_argument("--corpus", nargs="+", metavar="NAME",
                         help="scores (default), tunes, all, composers, or folders of your own scores (audio_score)")
-    parser.add_argument("--wav", nargs=2, metavar=("ID", "FILE"),
-                        help="write the sound of the item ID of prepared data to FILE (audio_score)")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="draw twelve pairs of prepared data to FILE, a .png")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to this .h5 file")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="write to DIR/NAME.h5 ($XMODAL_DATA or data)")
     return parser
@@ -73,10 +73,14 @@ def _run(args: argparse.Namespace) -> int:
             raise DataError(f"{args.name} takes no --{option}")
     if args.out is not None and args.out.suffix.lower() not in (".h5", ".hdf5"):
         raise DataError(f"--out must name a .h5 file; got {args.out}")
-    if args.show is not None:
-        return _show(load_data(str(args.out) if args.out else args.name, data_dir=data_dir), args.show)
-    if args.wav is not None:
-        return _play(known, args, chosen)
+    if args.show is not None or args.wav is not None:
+        if useless := [f"--{option}" for option in chosen if option != "corpus"]:
+            raise DataError(f"--show and --wav look at data that are prepared; leave out {' and '.join(useless)}")
+        data = load_data(str(args.out) if args.out else args.name, data_dir=data_dir)
+        return _show(data, args.show) if args.show is not None else _play(known, data, args)
+    useless = [f"--{option}" for option in ("pairs", "seed", "corpus") if option in chosen]
+    if "source" in chosen and useless:
+        raise DataError(f"--source reads pairs that are there; leave out {' and '.join(useless)}")
     if known.prepare is None:
         return _built_in(args.name, args.out)
     out = args.out or data_dir / f"{args.name}.h5"
@@ -99,13 +103,17 @@ def _show(data: PairedData, file: Path) -> int:
     return 0
 
 
-def _play(known: DataSet, args: argparse.Namespace, chosen: dict[str, Any]) -> int:
+def _play(known: DataSet, data: PairedData, args: argparse.Namespace) -> int:
     item, file = args.wav[0], Path(args.wav[1])
     if known.play is None:
         raise DataError(f"{args.name} has no sound")
     if file.suffix.lower() != ".wav":
         raise DataError(f"--wav {file}: expected a file that ends in .wav")
-    known.play(item, file, **{key: value for key, value in chosen.items() if key in ("seed", "corpus")})
+    if not any(item in (split.ids or ()) for split in data.splits()):
+        raise DataError(f"{data.title} has no item {item!r}; its ids are such as {(data.test.ids or ['none'])[0]}")
+    if data.split_seed is None:
+        raise DataError(f"{data.title} was not made here, so it can't be played")
+    known.play(item, file, seed=data.split_seed, corpus=args.corpus or ("all",))
     print(f"wrote {file}")
     return 0
 

@@ -107,7 +107,7 @@ def run_eval(args: argparse.Namespace) -> int:
         metrics["reconstruction"] = restoring_errors(cast(CorrNet, model), data, args.split, n_test=args.n_test,
                                                      device=device, precision=precision)
     with tower_precision(precision, device):
-        pictures = draw_pictures(args, model, data, chosen, counted, device)
+        pictures = draw_pictures(args, model, data, chosen, counted, device, precision)
     if args.json:
         print(to_json(metrics), end="")
     else:

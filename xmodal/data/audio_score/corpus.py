@@ -56,24 +56,22 @@ def find_pieces(corpus: Sequence[str] = ("scores",)) -> list[Piece]:
 
     Args:
         corpus: ``scores``, ``tunes``, ``all``, folders of music21's corpus such as ``bach``, or paths of folders
-            with MusicXML (.mxl, .xml, .musicxml), MEI or ABC files.
+            with MusicXML (.mxl, .xml, .musicxml), MEI or ABC files; one called like a collection is ``./bach``.
 
     Raises:
         DataError: an unknown name, or nothing there; says what is known.
     """
     pieces: set[Piece] = set()
     for name in corpus:
-        folder = Path(name)
-        if folder.is_dir():
-            pieces.update(_pieces_below(folder, folder))
-            continue
-        root = folder_of("music21") / "corpus"
-        folders = COLLECTIONS.get(name, (name,))
         known = {*COLLECTIONS, *SCORES, *TUNES}
-        if name not in known:
+        if name in known:
+            root = folder_of("music21") / "corpus"
+            for one in COLLECTIONS.get(name, (name,)):
+                pieces.update(_pieces_below(root / one, root))
+        elif Path(name).is_dir():
+            pieces.update(_pieces_below(Path(name), Path(name)))
+        else:
             raise DataError(f"unknown corpus {name!r}: no such folder, and {did_you_mean(name, known)}")
-        for one in folders:
-            pieces.update(_pieces_below(root / one, root))
     if not pieces:
         raise DataError(f"no music in {', '.join(corpus)}: expected files {', '.join(_SUFFIXES)}")
     return list(_named_apart(sorted(pieces)))
@@ -90,7 +88,7 @@ def _named_apart(pieces: Iterable[Piece]) -> Iterable[Piece]:
 
 def _pieces_below(folder: Path, root: Path) -> Iterable[Piece]:
     for path in folder.rglob("*"):
-        if path.suffix.lower() not in _SUFFIXES:
+        if path.suffix.lower() not in _SUFFIXES or not path.is_file():
             continue
         name = path.relative_to(root).with_suffix("").as_posix()
         if path.suffix.lower() == ".abc":

@@ -34,11 +34,12 @@ from xmodal.errors import DataError
 #: Of what is made: files of another one are not used again.
 VERSION = "1"
 #: Pairs of one piece at most. Test pieces give fewer, so that there are more of them.
-MOST_PAIRS = {"train": 38, "valid": 25, "test": 25}
+MOST_PAIRS = {"train": 42, "valid": 25, "test": 25}
 _ORDER = ("test", "valid", "train")  # in which works are given out
-#: Works of more pieces than this share of all (and than four) train: a passion, say, with all chorales it has in common
-#: with others would make up a whole test set.
+#: No more pieces of a work are used than this share of all (but always four): three passions, say, with all chorales
+#: that they have in common with others are one work, and would make up a whole test set.
 LARGE = 0.03
+_TOO_MANY = "more of a work than are used"
 _MARGIN = 1.1  # more pairs are planned for than needed: some pieces turn out to be unsuitable
 
 
@@ -150,7 +151,6 @@ class PairMaker:
         self.folder, self.seed, self.workers = folder, seed, workers
         self.sides = {side: _Side(needed[side]) for side in _ORDER}
         self.left_out: Counter[str] = Counter()
-        self.large = 0.0
         self.n_works = dict.fromkeys(_ORDER, 0)
 
     @property
@@ -188,21 +188,21 @@ class PairMaker:
                 grams.append(melody_grams(made["melody"]))
             bar.show("pieces read", number, len(jobs))
         groups = group_works([one.piece.work for one in readable], grams)
-        self.large = max(4.0, LARGE * len(readable))
-        return [[readable[i] for i in group] for group in groups]
+        most = max(4, int(LARGE * len(readable)))
+        if too_many := sum(max(0, len(group) - most) for group in groups):
+            self.left_out[_TOO_MANY] = too_many
+        return [[readable[i] for i in group[:most]] for group in groups]
 
     def _round(self, works: list[list[_Work]]) -> list[_Job]:
         """Takes the next works from the list, as many as the sides are likely to need."""
         jobs = []
         wanted = {name: side.missing * _MARGIN for name, side in self.sides.items()}
         while works:
-            sides = [name for name in _ORDER if wanted[name] > 0]
-            place, side = next(((place, side) for place, work in enumerate(works) for side in sides
-                                if side == "train" or len(work) <= self.large), (0, ""))
-            if not side:
+            side = next((name for name in _ORDER if wanted[name] > 0), None)
+            if side is None:
                 break
             self.n_works[side] += 1
-            for one in works.pop(place):
+            for one in works.pop(0):
                 wanted[side] -= min(one.onsets, MOST_PAIRS[side])
                 jobs.append(_Job(one.piece, self._file(one.piece, side), side, one.music, self.seed))
         return jobs

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from xmodal.data.checks import check_finite
 from xmodal.data.fetch import Say
 from xmodal.data.files import load_member, npz_keys, write_arrays
 from xmodal.errors import DataError
@@ -47,6 +49,11 @@ def _check_published(file: Path, key: str, arrays: Mapping[str, np.ndarray], nam
     array, split, view = arrays[name], *name.split("_")
     if array.dtype.kind not in "iufb" or array.size == 0:
         raise DataError(f"{file}: {key} must hold numbers; got {array.dtype} of shape {array.shape}")
+    if array.dtype != arrays.get(f"train_{view}", array).dtype:
+        raise DataError(f"{file}: {key} must hold {arrays[f'train_{view}'].dtype}, as in training; got {array.dtype}")
+    if array.dtype.kind == "f":
+        native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+        check_finite(torch.from_numpy(native), f"{file}: {key}")
     partner = arrays.get(f"{split}_view1", array)
     if len(partner) != len(array):
         raise DataError(f"{file}: {key} must have {len(partner):,} items, one for each snippet; got {len(array):,}")
