@@ -146,7 +146,8 @@ def slow_groups(works: list[str], grams: list[frozenset]) -> list[list[int]]:
         for i in range(len(works)):
             for j in range(len(works)):
                 shorter = min(len(grams[i]), len(grams[j]))
-                same = works[i] == works[j] or len(grams[i] & grams[j]) >= max(3, SAME * shorter)
+                common = len(grams[i] & grams[j])
+                same = works[i] == works[j] or (common > 0 and common >= min(shorter, max(3, SAME * shorter)))
                 if same and group[i] != group[j]:
                     group[i] = group[j] = min(group[i], group[j])
                     changed = True

@@ -492,3 +492,11 @@ def test_the_wave_of_an_excerpt_is_centred_as_it_is(chorales):
     start = round((onset + LEAD_IN) * SAMPLE_RATE) - round(21 / 20 * SAMPLE_RATE)
     np.testing.assert_array_equal(part, piece.wave[start:start + len(part)])
     assert len(part) == 2 * round(21 / 20 * SAMPLE_RATE)
+
+
+@pytest.mark.parametrize("far", [("C", 7), ("G", 3), ("B", 4)])
+def test_ledger_lines_are_no_staff_lines(far):
+    """The note on the third line lies in the middle of the staff, whatever else is written."""
+    score = draw(read_music(musicxml([[[("B", 4, 1.0), (*far, 1.0), ("B", 4, 1.0), (*far, 1.0)]]])))
+    on_the_line = score.y[score.pitch == 71]
+    np.testing.assert_allclose(on_the_line, score.middle, atol=0.3)

@@ -9,6 +9,7 @@ import zipfile
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -385,3 +386,29 @@ def test_a_source_that_is_none(tmp_path):
         pass
     with pytest.raises(DataError, match=r"lacks X_tr, X_va, X_te, Y_tr, Y_va, Y_te; .*found: nothing"):
         prepare(tmp_path / "a.h5", source=tmp_path)
+
+
+# large works, and the order of the rows
+
+def test_no_more_than_a_few_pieces_of_a_large_work_are_used(tmp_path, monkeypatch):
+    pieces = [Piece(f"op{number}", tmp_path) for number in range(30)]
+    same, rng = np.arange(60, 80), np.random.default_rng(0)
+
+    def read(jobs):
+        for number, job in enumerate(jobs):
+            melody = same if number < 9 else rng.integers(40, 90, 30)
+            yield job, {"onset": np.arange(20.0), "melody": melody}
+
+    maker = making.PairMaker(tmp_path, 0, {"train": 100, "valid": 10, "test": 20}, workers=1)
+    monkeypatch.setattr(maker, "_made", read)
+    works = maker._works(pieces, making._Bar(quiet))
+    assert sorted(map(len, works)) == [1] * 21 + [4] and "5 more of a work than are used" in maker.note()
+
+
+def test_rows_are_in_an_order_of_their_own(prepared):
+    """So that the first few pairs are not all of one piece."""
+    data = read_h5(prepared)
+    pieces = [item.rpartition("@")[0] for item in data.train.ids]
+    blocks = 1 + sum(one != other for one, other in pairwise(pieces))
+    assert blocks > 3 * len(set(pieces))
+    assert data.split("test_timbre").ids == data.test.ids

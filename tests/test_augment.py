@@ -170,3 +170,11 @@ def test_arguments_of_random_sound(wrong):
     with pytest.raises(ExperimentError, match="RandomSound: frames must be a whole number and gain a number, neither"):
         RandomSound(**wrong)
     assert "frames=2, gain=6" in repr(RandomSound(2, 6.0))
+
+
+def test_loud_and_negative_values_of_a_spectrogram_stay_finite():
+    values = torch.tensor([[-0.5, 0.0, 1e-6, 1.0, 30.0, 200.0]])
+    torch.manual_seed(0)
+    changed = RandomSound(gain=6.0)(values)[0]
+    assert torch.isfinite(changed).all() and (changed[:2] == 0).all()
+    assert float(changed[5] - 200) == pytest.approx(float(changed[4] - 30), abs=1e-4)  # the gain, in tens of powers

@@ -69,4 +69,5 @@ def test_devices():
 
 def test_did_you_mean():
     assert did_you_mean("digit", ["digits", "iapr"]) == "did you mean digits?"
+    assert did_you_mean("zzz", [f"a{i:03}" for i in range(41)]).endswith("a038, a039, ... (41)")
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"

@@ -16,7 +16,8 @@ import pytest
 from loopback import Site, serving
 
 from xmodal.cli.prepare_data import main
-from xmodal.data import fetch, iapr, load_data, mnist
+from xmodal.data import PairedData, PairSplit, fetch, iapr, load_data, mnist
+from xmodal.data.files import write_h5
 from xmodal.data.sets import DATA_SETS
 from xmodal.errors import DataError
 
@@ -214,3 +215,27 @@ def test_the_door_works_from_the_shell(tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "prepare_data.py"), "dgits"], capture_output=True, text=True,
                           cwd=ROOT, timeout=120)
     assert (done.returncode, done.stderr) == (2, "error: unknown data set 'dgits'; did you mean digits?\n")
+
+
+def test_what_looks_at_prepared_data(capsys, monkeypatch, tmp_path):
+    rng = np.random.default_rng(0)
+    splits = [PairSplit.of(name, rng.random((8, 1, 8, 10)), rng.random((8, 1, 9, 4)),
+                           ids=[f"{name}/a@{i}" for i in range(8)]) for name in ("train", "valid", "test")]
+    data = PairedData("audio_score", *splits, split_seed=9)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    write_h5(data, tmp_path / "data" / "audio_score.h5")
+    assert main(["audio_score", "--show", "pairs.png"]) == 0
+    assert "wrote pairs.png" in capsys.readouterr().out and Path("pairs.png").read_bytes()[:4] == b"\x89PNG"
+    played: list = []
+    known = dataclasses.replace(DATA_SETS["audio_score"], play=lambda *given, **told: played.append((given, told)))
+    monkeypatch.setitem(DATA_SETS, "audio_score", known)
+    assert main(["audio_score", "--wav", "test/a@3", "a.wav"]) == 0
+    assert played == [(("test/a@3", Path("a.wav")), {"seed": 9, "corpus": ("all",)})]
+    for argv, message in ((["--wav", "b@3", "a.wav"], "has no item 'b@3'; its ids are such as test/a@0"),
+                          (["--wav", "test/a@3", "a.mp3"], "expected a file that ends in .wav"),
+                          (["--show", "a.jpg"], "expected a file that ends in .png"),
+                          (["--show", "a.png", "--pairs", "3"], "leave out --pairs"),
+                          (["--source", ".", "--seed", "3", "--corpus", "bach"], "leave out --seed and --corpus")):
+        assert message in fails(capsys, "audio_score", *argv)
+    assert "digits has no sound" in fails(capsys, "digits", "--wav", "x", "a.wav")
+    assert len(played) == 1

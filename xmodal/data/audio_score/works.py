@@ -24,6 +24,11 @@ def melody_grams(melody: Sequence[int]) -> Grams:
     return frozenset(tuple(steps[i:i + LENGTH]) for i in range(len(steps) - LENGTH + 1))
 
 
+def _shared(n_grams: int) -> float:
+    """How many n-grams two pieces must have in common, of which the shorter has ``n_grams``."""
+    return min(n_grams, max(_FEWEST, SAME * n_grams))
+
+
 def group_works(works: Sequence[str], grams: Sequence[Grams]) -> list[list[int]]:
     """Pieces that are one work by name or by melody, and those that are one with these, and so on.
 
@@ -48,7 +53,7 @@ def group_works(works: Sequence[str], grams: Sequence[Grams]) -> list[list[int]]
         same = {first_of.setdefault(work, piece)}
         common = Counter(other for gram in grams[piece] for other in holders.get(gram, ()))
         same |= {other for other, count in common.items()
-                 if count >= max(_FEWEST, SAME * min(len(grams[piece]), len(grams[other])))}
+                 if count >= _shared(min(len(grams[piece]), len(grams[other])))}
         for other in same:
             root[max(find(piece), find(other))] = min(find(piece), find(other))
         for gram in grams[piece]:
