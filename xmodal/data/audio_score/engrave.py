@@ -109,11 +109,12 @@ def read_music(text: str) -> Music:
                  melody_on_beats(onset[upper], duration[upper], pitch[upper]))
 
 
-def draw(music: Music, font: str = FONTS[0], highest: float = 72.0) -> Score:
+def draw(music: Music, font: str = FONTS[0], highest: float = 64.0) -> Score:
     """Engraves a piece as one line.
 
     Raises:
-        UnsuitableError: the staves take more than ``highest`` pixels, or no note can be seen.
+        UnsuitableError: the staves take more than ``highest`` pixels, which leaves too few of a snippet's 80 for jitter
+            and ledger lines; or no note can be seen.
     """
     toolkit = _loaded(music.mei, font)
     if toolkit.getPageCount() != 1:

@@ -34,11 +34,11 @@ from xmodal.errors import DataError
 #: Of what is made: files of another one are not used again.
 VERSION = "1"
 #: Pairs of one piece at most. Test pieces give fewer, so that there are more of them.
-MOST_PAIRS = {"train": 42, "valid": 25, "test": 25}
+MOST_PAIRS = {"train": 48, "valid": 25, "test": 25}
 _ORDER = ("test", "valid", "train")  # in which works are given out
 #: No more pieces of a work are used than this share of all (but always four): three passions, say, with all chorales
 #: that they have in common with others are one work, and would make up a whole test set.
-LARGE = 0.03
+LARGE = 0.05
 _TOO_MANY = "more of a work than are used"
 _MARGIN = 1.1  # more pairs are planned for than needed: some pieces turn out to be unsuitable
 
