@@ -109,6 +109,7 @@ def test_rights(line, free, tmp_path):
     (tmp_path / "a.xml").write_text(musicxml([[[("C", 4, 1.0)]]], rights=line or " "))
     (tmp_path / "abc").mkdir()
     (tmp_path / "abc" / "b.abc").write_text(f"%%copyright {line}\n" + abc_tune("C", [0, 1]))
+    (tmp_path / "c.mei").write_text(f"<mei><availability><useRestrict>{line}</useRestrict></availability></mei>")
     for piece in find_pieces([str(tmp_path)]):
         if free:
             read_piece(piece)

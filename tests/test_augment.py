@@ -77,6 +77,7 @@ def test_shape_and_dtype_stay(given):
         assert out.shape == (3, *given) and out.dtype == dtype
     colours = RandomAffine((3, 4, 5), rotate=10)
     assert colours(pictures(2, 60)).shape == (2, 60)
+    assert colours(pictures(0, 60)).shape == (0, 60)
 
 
 def test_amounts_are_drawn_for_each_picture_and_each_time():

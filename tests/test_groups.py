@@ -492,7 +492,7 @@ def test_command_counts_pairs_as_asked(trained: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--group", "piece", "--split", "valid"], "the valid pairs have none; ids must read PIECE@PLACE"),
-    (["--excerpt", "5"], "it needs --group, such as --group piece"),
+    (["--excerpt", "5"], "give --group, too, such as --group piece"),
     (["--group", "piece", "--excerpt", "0"], "--excerpt must be at least 1, got 0"),
 ])
 def test_command_says_what_is_missing_in_one_line(trained: Path, arguments: list[str], message: str,

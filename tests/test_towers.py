@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from xmodal.errors import ExperimentError
-from xmodal.towers import conv_tower, mlp, tied_decoder
+from xmodal.towers import Coordinates, conv_tower, mlp, tied_decoder
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -187,3 +187,33 @@ def test_tied_decoder_mirrors_only_linear_layers():
     assert [type(step).__name__ for step in decoder] == ["_Transposed", "ReLU", "_Transposed", "ReLU", "_Transposed",
                                                          "Sigmoid"]
     assert decoder(torch.randn(2, 3)).shape == (2, 7) and "tied" in repr(decoder)
+
+
+# coordinates
+
+def test_coordinates_are_the_places_of_pixels():
+    pictures = torch.rand(2, 3, 4, 5)
+    placed = Coordinates()(pictures)
+    assert placed.shape == (2, 5, 4, 5)
+    torch.testing.assert_close(placed[:, :3], pictures)
+    for row in range(4):
+        for column in range(5):
+            expected = torch.tensor([-1 + 2 * row / 3, -1 + 2 * column / 4])
+            torch.testing.assert_close(placed[1, 3:, row, column], expected)
+
+
+def test_with_coordinates_a_network_that_averages_tells_places_apart():
+    high, low = torch.zeros(1, 1, 20, 20), torch.zeros(1, 1, 20, 20)
+    high[..., 5, 10] = low[..., 14, 10] = 1.0
+    convolution = nn.Conv2d(3, 8, 1)
+    tower = nn.Sequential(Coordinates(), convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    assert (tower(high) - tower(low)).abs().max() > 1e-5
+    with torch.no_grad():
+        convolution.weight[:, 1:] = 0  # what is left sees what is there only
+    torch.testing.assert_close(tower(high), tower(low))
+
+
+@pytest.mark.parametrize("shape", [(2, 20), (2, 4, 5), (2, 1, 4, 5, 6)])
+def test_coordinates_of_what_is_no_picture(shape):
+    with pytest.raises(ExperimentError, match=r"Coordinates needs pictures \(n, channels, height, width\)"):
+        Coordinates()(torch.zeros(shape))

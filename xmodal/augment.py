@@ -44,7 +44,7 @@ class RandomAffine(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pictures (n, *shape) or (n, values) to others of the same shape."""
-        if not self.training:
+        if not self.training or len(pictures) == 0:
             return pictures
         with torch.autocast(pictures.device.type, enabled=False):  # places need more digits than bfloat16 has
             images = pictures.reshape(len(pictures), *self.shape).to(

@@ -111,7 +111,14 @@ class Coordinates(nn.Module):
     """
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(n, c, h, w) to (n, c + 2, h, w)."""
+        """(n, c, h, w) to (n, c + 2, h, w).
+
+        Raises:
+            ExperimentError: something else than pictures.
+        """
+        if pictures.ndim != 4:
+            raise ExperimentError("Coordinates needs pictures (n, channels, height, width), got "
+                                  f"{tuple(pictures.shape)}")
         n, _, height, width = pictures.shape
         rows = torch.linspace(-1, 1, height, device=pictures.device, dtype=pictures.dtype)
         columns = torch.linspace(-1, 1, width, device=pictures.device, dtype=pictures.dtype)

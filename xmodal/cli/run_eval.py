@@ -129,7 +129,7 @@ def run_eval(args: argparse.Namespace) -> int:
 
 def _check_excerpt(args: argparse.Namespace) -> None:
     if args.excerpt is not None and args.group is None:
-        raise DataError("--excerpt says how many items of each group vote, so it needs --group, such as --group piece")
+        raise DataError("--excerpt is for votes of groups: give --group, too, such as --group piece")
     if args.excerpt is not None and args.excerpt < 1:
         raise DataError(f"--excerpt must be at least 1, got {args.excerpt}")
 

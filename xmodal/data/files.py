@@ -1,10 +1,7 @@
-"""Reading and writing data sets: one HDF5 or NPZ file each. Nothing is ever unpickled."""
+"""Data sets in HDF5 files, one each: the layout, reading and writing."""
 from __future__ import annotations
 
-import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,20 +12,18 @@ import torch
 from torch import Tensor
 
 from xmodal.atomic import creating_h5, replacing
-from xmodal.data.checks import one_line
 from xmodal.data.pairs import FURTHER, SPLITS, ArrayHash, PairedData, PairSplit, View, as_integers, named_arrays
-from xmodal.data.splitting import split_table
 from xmodal.data.streamed import StreamedView, open_h5, to_float32
 from xmodal.errors import DataError, did_you_mean
 
-_VIEWS = ("view1", "view2")
+VIEWS = ("view1", "view2")
 _TABLES = ("pairs", "labels")
 _TEXTS = ("ids", "caption1", "caption2")
-_KEYS = (*_VIEWS, *_TABLES, *_TEXTS)
+KEYS = (*VIEWS, *_TABLES, *_TEXTS)
 _PICTURES = ("picture1", "picture2")
 _FLAGS = ("rising1", "rising2")
 _COMPRESSED_ROWS = 64
-_ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note", *_PICTURES, *_FLAGS)
+ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note", *_PICTURES, *_FLAGS)
 
 
 def write_h5(data: PairedData, path: str | Path) -> str:
@@ -43,7 +38,7 @@ def write_h5(data: PairedData, path: str | Path) -> str:
         OSError: the disk is full or the folder can't be written to; ``path`` is then what it was.
     """
     arrays = {f"{split}_{key}": value for split, key, value in named_arrays(data)}
-    return write_arrays(path, arrays, {key: getattr(data, key) for key in _ATTRIBUTES})
+    return write_arrays(path, arrays, {key: getattr(data, key) for key in ATTRIBUTES})
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any],
@@ -62,14 +57,14 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mappin
         The fingerprint, which is stored with them.
     """
     path = Path(path)
-    scales = dict(zip(_VIEWS, scale if isinstance(scale, tuple) else (scale, scale), strict=True))
+    scales = dict(zip(VIEWS, scale if isinstance(scale, tuple) else (scale, scale), strict=True))
     total = ArrayHash()
     with replacing(path) as beside, creating_h5(beside) as file:
-        for split in (*SPLITS, *_further(arrays)):
-            for key in _KEYS:
+        for split in (*SPLITS, *further_splits(arrays)):
+            for key in KEYS:
                 value = arrays.get(f"{split}_{key}")
                 if value is not None:
-                    _write_one(file, f"{split}/{key}", value, scales.get(key, 1.0), compress and key in _VIEWS, total)
+                    _write_one(file, f"{split}/{key}", value, scales.get(key, 1.0), compress and key in VIEWS, total)
         for key, value in attributes.items():
             if value is not None:
                 file.attrs[key] = value
@@ -77,7 +72,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mappin
     return total.hexdigest()
 
 
-def _further(keys: Iterable[str]) -> list[str]:
+def further_splits(keys: Iterable[str]) -> list[str]:
     """The names of further test splits among the NPZ keys."""
     return sorted({key.removesuffix("_view1") for key in keys if key.startswith(FURTHER) and key.endswith("_view1")}
                   - {"test"})
@@ -158,22 +153,22 @@ def read_h5(path: str | Path, stream: bool | None = None) -> PairedData:
 
 
 def _check_layout(file: h5py.File, path: Path) -> None:
-    missing = [f"{split}/{view}" for split in SPLITS for view in _VIEWS
+    missing = [f"{split}/{view}" for split in SPLITS for view in VIEWS
                if not isinstance(file.get(f"{split}/{view}"), h5py.Dataset)]
     if missing:
         found = ", ".join(map(str, file)) or "nothing"  # a damaged name comes as bytes
         raise DataError(f"{path} lacks {', '.join(missing)}; expected groups train, valid, test, each with view1 and "
                         f"view2 (found at the top: {found})")
-    missing = [f"{split}/{view}" for split in _split_names(file)[len(SPLITS):] for view in _VIEWS
+    missing = [f"{split}/{view}" for split in _split_names(file)[len(SPLITS):] for view in VIEWS
                if not isinstance(file.get(f"{split}/{view}"), h5py.Dataset)]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}: a further test split needs view1 and view2, too")
     for split in _split_names(file):
         for key in file[split]:
-            if key not in _KEYS:
-                raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(key, _KEYS)}")
+            if key not in KEYS:
+                raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(key, KEYS)}")
     for split in _split_names(file):
-        for view in _VIEWS:
+        for view in VIEWS:
             dataset = file[split][view]
             if dataset.dtype.kind not in "iufb":
                 raise DataError(f"{path}: {split}/{view} must hold numbers; got dtype {dataset.dtype}")
@@ -189,22 +184,22 @@ def _split_names(file: h5py.File) -> list[str]:
 
 
 def _float32_bytes(file: h5py.File) -> int:
-    return sum(4 * int(file[split][view].size) for split in _split_names(file) for view in _VIEWS)
+    return sum(4 * int(file[split][view].size) for split in _split_names(file) for view in VIEWS)
 
 
 def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
     """The attributes that PairedData knows, as plain Python values; others are ignored."""
     values: dict[str, Any] = {}
-    for key in (*_ATTRIBUTES, "fingerprint"):
+    for key in (*ATTRIBUTES, "fingerprint"):
         if key not in file.attrs:
             continue
         value = file.attrs[key]
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         values[key] = value.item() if isinstance(value, np.generic) else value
-    return _typed(values, path)
+    return typed_attributes(values, path)
 
 
-def _typed(values: dict[str, Any], path: Path) -> dict[str, Any]:
+def typed_attributes(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Check the types of attributes that come from a file; pictures become tuples."""
     for key, value in values.items():
         if key in _PICTURES:
@@ -231,7 +226,7 @@ def _picture(value: Any, where: str) -> tuple[int, int] | None:
 def _read_split(file: h5py.File, path: Path, name: str, stream: bool, total: ArrayHash | None) -> PairSplit:
     group = file[name]
     views: list[View] = []
-    for key in _VIEWS:
+    for key in VIEWS:
         dataset = group[key]
         scale = _scale(dataset, path)
         if stream:
@@ -282,128 +277,3 @@ def available_memory() -> int | None:
     if free is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return free
-
-
-def write_npz(data: PairedData, path: str | Path) -> None:
-    """Write ``data`` to one NPZ file with keys ``train_view1``, ``train_view2``, ..., all at once or not at all.
-
-    The key ``meta`` holds name, source and so on as JSON text.
-
-    Raises:
-        DataError: the data is streamed (an NPZ file is always read into memory; use :func:`write_h5`).
-        OSError: the disk is full or the folder can't be written to; ``path`` is then what it was.
-    """
-    if any(split.is_streamed for split in data.splits()):
-        raise DataError(f"{data.name} is streamed from disk; write it as HDF5 (.h5), which can be streamed")
-    arrays = {f"{split}_{key}": value.detach().cpu().numpy() if isinstance(value, Tensor) else np.array(value, str)
-              for split, key, value in named_arrays(data)}
-    meta = json.dumps({key: getattr(data, key) for key in _ATTRIBUTES})
-    with replacing(Path(path)) as beside, beside.open("wb") as file:
-        np.savez(file, **{"meta": np.array(meta), **arrays})  # type: ignore[arg-type]
-
-
-def read_npz(path: str | Path) -> PairedData:
-    """Read a data set from an NPZ file.
-
-    Keys are ``train_view1``, ``train_view2``, ``valid_view1``, ..., ``test_view2`` and optionally ``train_labels``,
-    ``train_pairs``, ``train_ids``, ``train_caption1``, ``train_caption2``, ...; or just ``view1``, ``view2`` (and
-    ``labels``, ``pairs``, ...), which are split 80/10/10 with a fixed seed.
-
-    Raises:
-        DataError: the file is missing, damaged, holds objects (they would have to be unpickled) or bad values.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"no file {path}")
-    arrays = {key: load_member(path, key) for key in npz_keys(path)}
-    meta: dict[str, Any] = {}
-    if "meta" in arrays:
-        meta = _read_meta(arrays.pop("meta"), path)
-    return data_from_arrays(arrays, path.stem, str(path), meta)
-
-
-def npz_keys(path: Path) -> list[str]:
-    """The names of the arrays in an NPZ file."""
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not an NPZ file (a zip archive of arrays), or it is damaged or was cut short")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return list(file.files)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a readable NPZ file; it is damaged or was cut short "
-                        f"({one_line(error)})") from error
-
-
-def load_member(path: Path, key: str) -> np.ndarray:
-    """One array of an NPZ file; zip checks its checksum.
-
-    Raises:
-        DataError: the array is damaged or holds objects.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            value = file[key]
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            raise DataError(f"{path}: array {key} holds Python objects, which are never unpickled; store numbers or "
-                            "text") from error
-        raise DataError(f"{path}: array {key} is damaged ({one_line(error)})") from error
-    except (OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: array {key} is damaged ({one_line(error)})") from error
-    if not isinstance(value, np.ndarray):
-        raise DataError(f"{path}: {key} is not an array")
-    return value
-
-
-def _read_meta(array: np.ndarray, path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads(str(array))
-    except ValueError as error:
-        raise DataError(f"{path}: meta must be JSON text ({one_line(error)})") from error
-    if not isinstance(meta, dict):
-        raise DataError(f"{path}: meta must be a JSON object")
-    return _typed({key: value for key, value in meta.items() if key in _ATTRIBUTES}, path)
-
-
-def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
-                     meta: Mapping[str, Any] | None = None) -> PairedData:
-    """A data set from arrays under the NPZ keys (see :func:`read_npz`), with its fingerprint.
-
-    Args:
-        arrays: anything that NumPy takes, or tensors.
-        name: of the data set, if ``meta`` doesn't say.
-        where: what errors call the collection, such as the file.
-        meta: name, version, source, licence, split_seed, synthetic, note, picture1, picture2, rising1, rising2.
-
-    Raises:
-        DataError: keys are missing or unknown, or values are bad.
-    """
-    names = [*SPLITS, *_further(arrays)]
-    known = {"meta", *_KEYS, *(f"{split}_{key}" for split in names for key in _KEYS)}
-    for key in arrays:
-        if key not in known:
-            raise DataError(f"{where} has an unknown array {key!r}; {did_you_mean(str(key), known - {'meta'})}")
-    values = dict(meta or {})
-    name = values.pop("name", "") or name
-    if any(key in arrays for key in _KEYS):
-        if any(key.startswith(tuple(f"{split}_" for split in SPLITS)) for key in arrays):
-            raise DataError(f"{where} mixes whole arrays (view1) with splits (train_view1); give one or the other")
-        _require(arrays, _VIEWS, where)
-        data = split_table(PairSplit.of(name, **{key: arrays[key] for key in _KEYS if key in arrays}), name)
-        values["split_seed"] = data.split_seed
-        values["note"] = "; ".join(note for note in (values.get("note"), data.note) if note)
-        splits = data.splits()
-    else:
-        _require(arrays, [f"{split}_{view}" for split in names for view in _VIEWS], where)
-        splits = tuple(
-            PairSplit.of(split, **{key: arrays[f"{split}_{key}"] for key in _KEYS if f"{split}_{key}" in arrays})
-            for split in names)
-    train, valid, test, *further = splits
-    return PairedData(name, train, valid, test, further=tuple(further), **values).with_fingerprint()
-
-
-def _require(arrays: Mapping[str, Any], keys: tuple[str, ...] | list[str], where: str) -> None:
-    missing = [key for key in keys if key not in arrays]
-    if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}; expected train_view1, train_view2, valid_view1, ..., "
-                        f"test_view2, or view1 and view2 (found: {', '.join(arrays) or 'nothing'})")

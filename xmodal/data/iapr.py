@@ -13,8 +13,9 @@ import torch
 
 from xmodal.data.checks import check_finite
 from xmodal.data.fetch import Say, download, sha256_of
-from xmodal.data.files import load_member, npz_keys, read_h5, write_h5
+from xmodal.data.files import read_h5, write_h5
 from xmodal.data.gaussian import linear_gaussian
+from xmodal.data.npz import load_member, npz_keys
 from xmodal.data.pairs import PairedData, PairSplit
 from xmodal.errors import DataError
 

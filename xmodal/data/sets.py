@@ -12,7 +12,8 @@ from typing import Any
 from xmodal.data import audio_score, iapr, mnist_halves, mnist_label
 from xmodal.data.checks import one_line
 from xmodal.data.digits import load_digits
-from xmodal.data.files import data_from_arrays, read_h5, read_npz
+from xmodal.data.files import read_h5
+from xmodal.data.npz import data_from_arrays, read_npz
 from xmodal.data.pairs import PairedData
 from xmodal.errors import DataError, XmodalError, did_you_mean
 

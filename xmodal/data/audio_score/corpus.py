@@ -41,7 +41,7 @@ class Piece:
 
     @property
     def work(self) -> str:
-        """Catalogue number or folder: what must not be split. ``bach/bwv10.7`` and ``bach/bwv10.2`` are one work."""
+        """The name up to its catalogue number, or all of it: ``bach/bwv10.7`` and ``bach/bwv10.2`` are one work."""
         catalogued = re.match(r"(.*?\b(?:bwv|opus|op|k|d|hob)\.?\d+)", self.name, re.IGNORECASE)
         return (catalogued.group(1) if catalogued else self.title).lower()
 
@@ -110,7 +110,7 @@ def read_piece(piece: Piece) -> str:
 
 
 def _check_rights(text: str) -> None:
-    said = re.findall(r"<rights[^>]*>(.*?)</rights>", text, re.DOTALL)
+    said = [line for _, line in re.findall(r"<(rights|useRestrict)\b[^>]*>(.*?)</\1>", text, re.DOTALL)]
     said += re.findall(r"^%*\s*(?:[A-Z]:)?\s*(copyright.*)$", text, re.MULTILINE | re.IGNORECASE)
     for line in said:
         if not _NOTHING_SAID.match(line) and (_KEPT.search(line) or not _FREE.search(line)):

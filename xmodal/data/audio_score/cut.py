@@ -190,7 +190,7 @@ def excerpts(sound: np.ndarray, frames: np.ndarray, gain: np.ndarray) -> np.ndar
 
 
 def wave_excerpt(wave: np.ndarray, seconds: float) -> np.ndarray:
-    """The samples that an exact excerpt around ``seconds`` was computed from."""
+    """The 2.1 seconds of sound whose middle is at ``seconds``: (n,) samples, fewer where the recording ends before."""
     middle = round((seconds + LEAD_IN) * SAMPLE_RATE)
     half = round(FRAMES / 2 / FRAMES_PER_SECOND * SAMPLE_RATE)
     return wave[max(0, middle - half):middle + half]

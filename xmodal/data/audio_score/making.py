@@ -27,7 +27,7 @@ from xmodal.data.audio_score.cut import JITTER, Cut, cut
 from xmodal.data.audio_score.engrave import FONTS, Music, Score, UnsuitableError, draw, read_music
 from xmodal.data.audio_score.works import Grams, group_works, melody_grams
 from xmodal.data.fetch import Say
-from xmodal.data.files import load_member, npz_keys
+from xmodal.data.npz import load_member, npz_keys
 from xmodal.data.pairs import SPLITS
 from xmodal.errors import DataError
 
@@ -237,8 +237,8 @@ class PairMaker:
         have = {name: side.count for name, side in self.sides.items()}
         reasons = "; ".join(f"{count:,}: {reason}" for reason, count in self.left_out.most_common(4))
         return (f"{n_pieces:,} pieces are not enough: they give {have['train']:,} train, {have['valid']:,} valid and "
-                f"{have['test']:,} test pairs; ask for fewer (--pairs) or for more music (--corpus scores tunes)"
-                + (f". Left out: {reasons}" if reasons else ""))
+                f"{have['test']:,} test pairs; ask for fewer (--pairs) or for more music (--corpus scores tunes); "
+                f"what was made waits in {self.folder}" + (f". Left out: {reasons}" if reasons else ""))
 
     def note(self) -> str:
         """How many pieces there are, and how many were left out why."""

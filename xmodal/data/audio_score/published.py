@@ -9,7 +9,8 @@ import torch
 
 from xmodal.data.checks import check_finite
 from xmodal.data.fetch import Say
-from xmodal.data.files import load_member, npz_keys, write_arrays
+from xmodal.data.files import write_arrays
+from xmodal.data.npz import load_member, npz_keys
 from xmodal.errors import DataError
 
 

@@ -1,0 +1,144 @@
+"""Data sets in NPZ files, and from arrays that are in memory. Nothing is ever unpickled."""
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from xmodal.atomic import replacing
+from xmodal.data.checks import one_line
+from xmodal.data.files import ATTRIBUTES, KEYS, VIEWS, further_splits, typed_attributes
+from xmodal.data.pairs import SPLITS, PairedData, PairSplit, named_arrays
+from xmodal.data.splitting import split_table
+from xmodal.errors import DataError, did_you_mean
+
+
+def write_npz(data: PairedData, path: str | Path) -> None:
+    """Write ``data`` to one NPZ file with keys ``train_view1``, ``train_view2``, ..., all at once or not at all.
+
+    The key ``meta`` holds name, source and so on as JSON text.
+
+    Raises:
+        DataError: the data is streamed (an NPZ file is always read into memory; use :func:`write_h5`).
+        OSError: the disk is full or the folder can't be written to; ``path`` is then what it was.
+    """
+    if any(split.is_streamed for split in data.splits()):
+        raise DataError(f"{data.name} is streamed from disk; write it as HDF5 (.h5), which can be streamed")
+    arrays = {f"{split}_{key}": value.detach().cpu().numpy() if isinstance(value, Tensor) else np.array(value, str)
+              for split, key, value in named_arrays(data)}
+    meta = json.dumps({key: getattr(data, key) for key in ATTRIBUTES})
+    with replacing(Path(path)) as beside, beside.open("wb") as file:
+        np.savez(file, **{"meta": np.array(meta), **arrays})  # type: ignore[arg-type]
+
+
+def read_npz(path: str | Path) -> PairedData:
+    """Read a data set from an NPZ file.
+
+    Keys are ``train_view1``, ``train_view2``, ``valid_view1``, ..., ``test_view2`` and optionally ``train_labels``,
+    ``train_pairs``, ``train_ids``, ``train_caption1``, ``train_caption2``, ...; or just ``view1``, ``view2`` (and
+    ``labels``, ``pairs``, ...), which are split 80/10/10 with a fixed seed.
+
+    Raises:
+        DataError: the file is missing, damaged, holds objects (they would have to be unpickled) or bad values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no file {path}")
+    arrays = {key: load_member(path, key) for key in npz_keys(path)}
+    meta: dict[str, Any] = {}
+    if "meta" in arrays:
+        meta = _read_meta(arrays.pop("meta"), path)
+    return data_from_arrays(arrays, path.stem, str(path), meta)
+
+
+def npz_keys(path: Path) -> list[str]:
+    """The names of the arrays in an NPZ file."""
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is not an NPZ file (a zip archive of arrays), or it is damaged or was cut short")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return list(file.files)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a readable NPZ file; it is damaged or was cut short "
+                        f"({one_line(error)})") from error
+
+
+def load_member(path: Path, key: str) -> np.ndarray:
+    """One array of an NPZ file; zip checks its checksum.
+
+    Raises:
+        DataError: the array is damaged or holds objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            value = file[key]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise DataError(f"{path}: array {key} holds Python objects, which are never unpickled; store numbers or "
+                            "text") from error
+        raise DataError(f"{path}: array {key} is damaged ({one_line(error)})") from error
+    except (OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: array {key} is damaged ({one_line(error)})") from error
+    if not isinstance(value, np.ndarray):
+        raise DataError(f"{path}: {key} is not an array")
+    return value
+
+
+def _read_meta(array: np.ndarray, path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(str(array))
+    except ValueError as error:
+        raise DataError(f"{path}: meta must be JSON text ({one_line(error)})") from error
+    if not isinstance(meta, dict):
+        raise DataError(f"{path}: meta must be a JSON object")
+    return typed_attributes({key: value for key, value in meta.items() if key in ATTRIBUTES}, path)
+
+
+def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
+                     meta: Mapping[str, Any] | None = None) -> PairedData:
+    """A data set from arrays under the NPZ keys (see :func:`read_npz`), with its fingerprint.
+
+    Args:
+        arrays: anything that NumPy takes, or tensors.
+        name: of the data set, if ``meta`` doesn't say.
+        where: what errors call the collection, such as the file.
+        meta: name, version, source, licence, split_seed, synthetic, note, picture1, picture2, rising1, rising2.
+
+    Raises:
+        DataError: keys are missing or unknown, or values are bad.
+    """
+    names = [*SPLITS, *further_splits(arrays)]
+    known = {"meta", *KEYS, *(f"{split}_{key}" for split in names for key in KEYS)}
+    for key in arrays:
+        if key not in known:
+            raise DataError(f"{where} has an unknown array {key!r}; {did_you_mean(str(key), known - {'meta'})}")
+    values = dict(meta or {})
+    name = values.pop("name", "") or name
+    if any(key in arrays for key in KEYS):
+        if any(key.startswith(tuple(f"{split}_" for split in SPLITS)) for key in arrays):
+            raise DataError(f"{where} mixes whole arrays (view1) with splits (train_view1); give one or the other")
+        _require(arrays, VIEWS, where)
+        data = split_table(PairSplit.of(name, **{key: arrays[key] for key in KEYS if key in arrays}), name)
+        values["split_seed"] = data.split_seed
+        values["note"] = "; ".join(note for note in (values.get("note"), data.note) if note)
+        splits = data.splits()
+    else:
+        _require(arrays, [f"{split}_{view}" for split in names for view in VIEWS], where)
+        splits = tuple(
+            PairSplit.of(split, **{key: arrays[f"{split}_{key}"] for key in KEYS if f"{split}_{key}" in arrays})
+            for split in names)
+    train, valid, test, *further = splits
+    return PairedData(name, train, valid, test, further=tuple(further), **values).with_fingerprint()
+
+
+def _require(arrays: Mapping[str, Any], keys: tuple[str, ...] | list[str], where: str) -> None:
+    missing = [key for key in keys if key not in arrays]
+    if missing:
+        raise DataError(f"{where} lacks {', '.join(missing)}; expected train_view1, train_view2, valid_view1, ..., "
+                        f"test_view2, or view1 and view2 (found: {', '.join(arrays) or 'nothing'})")
