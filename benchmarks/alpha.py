@@ -23,7 +23,7 @@ from benchmarks.trainings import RESULTS, finished, keep, spread, train
 from xmodal import CCALayer, PairedData, PairwiseRanking, TrainConfig, TwoTower, embed, load_data, retrieval_metrics
 from xmodal.augment import RandomAffine, RandomSound
 from xmodal.layers.cca import auto_alpha, effective_sample_size
-from xmodal.towers import conv_tower, mlp
+from xmodal.towers import Coordinates, conv_tower, mlp
 
 FILE = RESULTS / "alpha.jsonl"
 ALPHAS = (1.0, 0.3, 0.1, 0.03, "auto")
@@ -40,22 +40,27 @@ class Problem:
     epochs: int
     n_train: int  #: pairs, evenly spread over the training split
     conv: bool = False
+    learning_rate: float = 1e-3
 
 
 PROBLEMS = {"digits": Problem("digits", 24, 40, 1197),
             "mnist_halves": Problem("mnist_halves", 50, 10, 10_000),
-            "audio_score": Problem("audio_score", 32, 6, 5_000, conv=True)}
+            "audio_score": Problem("audio_score", 32, 10, 5_000, conv=True, learning_rate=4e-3)}
 
 
 def towers(data: PairedData, problem: Problem) -> tuple[nn.Module, nn.Module]:
     if not problem.conv:
         hidden = [500, 300] if problem.data == "mnist_halves" else [256]
         return mlp(data.view1_shape, hidden, problem.dim), mlp(data.view2_shape, hidden, problem.dim)
-    _, height, width = data.view1_shape
+
+    def tower(channels: int, height: int, width: int, filters: list[int]) -> nn.Module:
+        return nn.Sequential(Coordinates(), conv_tower((channels + 2, height, width), filters, problem.dim,
+                                                       convolutions=1))
+
+    channels, height, width = data.view1_shape
     sheet = nn.Sequential(RandomAffine(data.view1_shape, scale=0.05, shift=0.03, outside="edge"), nn.AvgPool2d(2),
-                          conv_tower((1, height // 2, width // 2), [16, 32, 64], problem.dim, convolutions=1))
-    return sheet, nn.Sequential(RandomSound(frames=1, gain=6),
-                                conv_tower(data.view2_shape, [16, 32, 64, 64], problem.dim, convolutions=1))
+                          tower(channels, height // 2, width // 2, [8, 32, 64]))
+    return sheet, nn.Sequential(RandomSound(frames=1, gain=6), tower(*data.view2_shape, [8, 32, 64, 64]))
 
 
 def few(data: PairedData, n: int) -> PairedData:
@@ -67,9 +72,9 @@ def few(data: PairedData, n: int) -> PairedData:
 def run(data: PairedData, name: str, alpha: float | str, batch: int, seed: int) -> dict[str, Any]:
     """One training; test figures with the ridge that it had, and with the one that is best on the validation pairs."""
     problem = PROBLEMS[name]
-    config = TrainConfig(dim_latent=problem.dim, batch_size=batch, learning_rate=1e-3, schedule="cosine",
-                         max_epochs=problem.epochs, patience=problem.epochs, refinement_steps=0, l2=1e-5,
-                         alpha=alpha, precision="bf16" if problem.conv else "float32")
+    config = TrainConfig(dim_latent=problem.dim, batch_size=batch, learning_rate=problem.learning_rate,
+                         schedule="cosine", max_epochs=problem.epochs, patience=problem.epochs, refinement_steps=0,
+                         l2=1e-5, alpha=alpha, precision="bf16" if problem.conv else "float32")
 
     def build_model(*_: Any) -> TwoTower:
         return TwoTower(*towers(data, problem), CCALayer(problem.dim, config.r1, config.r2, config.alpha))
