@@ -12,23 +12,29 @@ import argparse
 import contextlib
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.study import table
 from benchmarks.trainings import MODELS, RESULTS, at, machine, spread
-from xmodal import LinearCCA, PairedData, evaluate, load_data
+from xmodal import LinearCCA, PairedData, embed, evaluate, load_data
 from xmodal.augment import RandomAffine, RandomSound
+from xmodal.checkpoint import RunFolder
 from xmodal.cli import run_eval, run_train
+from xmodal.cli.common import load_model
 from xmodal.data.batches import pair_batches
+from xmodal.metrics.ranks import retrieval_ranks
 
 FILE = RESULTS / "audio_score.json"
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 LINEAR = {"linear CCA": 0, "linear CCA, displaced copies": 3}  # passes over the training pairs
 EXCERPT = 10  # excerpts of a recording that vote, about five seconds of it
 KEPT = {"metrics.json": "test", "metrics_test_timbre.json": "test_timbre"}
+FOLDERS = ("bach", "trecento", "other")  # where the corpus keeps a piece
 GROUP_COLUMNS = {"pieces R@1, all excerpts": ("groups", "r1"), f"{EXCERPT} excerpts": ("parts", "r1"),
                  "and offset within 1 s": ("parts", "offset_within"), "excerpts located": ("groups", "located")}
 
@@ -52,6 +58,32 @@ def best(seed: int) -> dict[str, Any]:
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return result | {"seconds": sum(line["seconds"] for line in log), "epochs": len(log), "machine": machine(),
                      "valid_mrr": max(line["mrr_va"] for line in log)}
+
+
+def by_folder(data: PairedData, seed: int) -> dict[str, list[float]]:
+    """MRR in both directions of the test pairs of each folder, among all of them."""
+    run = RunFolder(Path("runs") / f"audio_score_best-s{seed}")
+    model, about, _ = load_model(run, data, RunFolder.WEIGHTS, torch.device("cpu"))
+    ranks = retrieval_ranks(*embed(model, data.test, precision=about["config"]["precision"]))
+    folders = np.array([folder_of(item) for item in data.test.ids or ()])
+    return {name: [float((1 / np.asarray(one)[folders == name]).mean()) for one in (ranks.V1_to_V2, ranks.V2_to_V1)]
+            for name in FOLDERS}
+
+
+def folder_of(item: str) -> str:
+    name = item.split("/")[0]
+    return name if name in FOLDERS else "other"
+
+
+def folder_table(rows: list[dict[str, Any]], data: PairedData) -> str:
+    """Markdown: MRR by folder, and how many pairs are from there."""
+    counts = {split.name: Counter(map(folder_of, split.ids or ())) for split in (data.train, data.test)}
+    lines = ["| | train pairs | test pairs | V1_to_V2 MRR | V2_to_V1 MRR |", "|---|---|---|---|---|"]
+    for name in FOLDERS:
+        cells = [f"{counts[split][name]:,}" for split in ("train", "test")]
+        cells += [spread((row["folders"][name][way] for row in rows), 3) for way in (0, 1)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def linear(data: PairedData, passes: int) -> dict[str, Any]:
@@ -98,13 +130,14 @@ def main() -> None:
             print(name, done[name]["valid_mrr"], flush=True)
     for seed in args.seeds:
         if not any(row["seed"] == seed for row in done["best"]):
-            done["best"].append(best(seed))
+            done["best"].append(best(seed) | {"folders": by_folder(data, seed)})
         FILE.write_text(json.dumps(done, indent=1) + "\n")
     for split in KEPT.values():
         rows = {**{name: [done[name][split]] for name in LINEAR},
                 "audio_score_best": [row[split] | {"seconds": row["seconds"]} for row in done["best"]]}
         print(f"{split}\n\n{table(rows)}\n")
-    print(group_table(done["best"]))
+    print(group_table(done["best"]) + "\n")
+    print(folder_table(done["best"], data))
 
 
 if __name__ == "__main__":
