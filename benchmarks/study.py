@@ -30,7 +30,8 @@ STUDIES: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
         "ccal_cont, alpha auto": ("audio_score_ccal_cont", RUNNING),
         "best": ("audio_score_best", AUDIO_BUDGET),
         "ccal_tno, alpha auto": ("audio_score_ccal_tno", RUNNING),
-        "ccal_cont, alpha 1.0": ("audio_score_ccal_cont", AUDIO_BUDGET)}),
+        "ccal_cont, alpha 1.0, 10 epochs": ("audio_score_ccal_cont", AUDIO_BUDGET | {"max_epochs": 10,
+                                                                                    "patience": 10})}),
     "digits_heads": ("digits", {name: (f"digits_{name}", {}) for name in METHODS}),
     "mnist_heads": ("mnist_halves", {name: (f"mnist_halves_{name}", {}) for name in METHODS}),
     "small_batches": ("mnist_halves", {
