@@ -168,7 +168,8 @@ def test_the_further_split_is_the_same_music_by_another_instrument(prepared):
 
 def test_what_cannot_be_used_is_counted_in_the_note(prepared):
     note = read_h5(prepared).note
-    assert "1 rights reserved" in note and "2 broken (BadZipFile)" in note and "1 the engraver can't read it" in note
+    assert "rights reserved (1)" in note and "broken (BadZipFile) (2)" in note
+    assert "the engraver can't read it (1)" in note
 
 
 def test_the_sound_of_an_id_is_that_of_its_excerpt(prepared, corpus, tmp_path):
@@ -320,7 +321,7 @@ def test_too_few_pieces_say_what_they_gave(corpus, inline, tmp_path):
     with pytest.raises(DataError) as error:
         prepare(tmp_path / "a.h5", say=quiet, corpus=[str(corpus)], pairs=1300)
     assert str(error.value).startswith("10 pieces are not enough: they give 0 train, 0 valid and ")
-    assert "ask for fewer (--pairs) or for more music" in str(error.value) and "1: rights reserved" in str(error.value)
+    assert "ask for fewer (--pairs) or for more music" in str(error.value) and "rights reserved (1)" in str(error.value)
     assert not (tmp_path / "a.h5").exists()
 
 
@@ -402,7 +403,7 @@ def test_no_more_than_a_few_pieces_of_a_large_work_are_used(tmp_path, monkeypatc
     maker = making.PairMaker(tmp_path, 0, {"train": 100, "valid": 10, "test": 20}, workers=1)
     monkeypatch.setattr(maker, "_made", read)
     works = maker._works(pieces, making._Bar(quiet))
-    assert sorted(map(len, works)) == [1] * 21 + [4] and "5 more of a work than are used" in maker.note()
+    assert sorted(map(len, works)) == [1] * 21 + [4] and "more of a work than are used (5)" in maker.note()
 
 
 def test_rows_are_in_an_order_of_their_own(prepared):

@@ -235,7 +235,7 @@ class PairMaker:
 
     def _too_few(self, n_pieces: int) -> str:
         have = {name: side.count for name, side in self.sides.items()}
-        reasons = "; ".join(f"{count:,}: {reason}" for reason, count in self.left_out.most_common(4))
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.left_out.most_common(4))
         return (f"{n_pieces:,} pieces are not enough: they give {have['train']:,} train, {have['valid']:,} valid and "
                 f"{have['test']:,} test pairs; ask for fewer (--pairs) or for more music (--corpus scores tunes); "
                 f"what was made waits in {self.folder}" + (f". Left out: {reasons}" if reasons else ""))
@@ -243,7 +243,7 @@ class PairMaker:
     def note(self) -> str:
         """How many pieces there are, and how many were left out why."""
         counts = ", ".join(f"{len(self.sides[name].cuts):,} {name} ({self.n_works[name]:,} works)" for name in SPLITS)
-        left = "; ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()))
+        left = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(self.left_out.items()))
         return f"pieces: {counts}. Left out: {left or 'none'}"
 
     def arrays(self) -> dict[str, Any]:
