@@ -9,7 +9,6 @@ chosen on the validation pairs, in closed form, against the fixed one that train
 """
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.trainings import RESULTS, finished, keep, spread, train
+from benchmarks.trainings import RESULTS, finished, keep, spread, study_parser, train
 from xmodal import CCALayer, PairedData, PairwiseRanking, TrainConfig, TwoTower, embed, load_data, retrieval_metrics
 from xmodal.augment import RandomAffine, RandomSound
 from xmodal.layers.cca import auto_alpha, effective_sample_size
@@ -120,11 +119,9 @@ def _mean(row: Mapping[str, Any], key: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--part", default="1/1", metavar="I/N", help="do every N-th training, from the I-th on")
-    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     part, parts = map(int, args.part.split("/"))

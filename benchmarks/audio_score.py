@@ -8,7 +8,6 @@ results/audio_score.json.
 """
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.study import table
-from benchmarks.trainings import MODELS, RESULTS, at, machine, spread
+from benchmarks.trainings import MODELS, RESULTS, at, machine, spread, study_parser
 from xmodal import LinearCCA, PairedData, embed, evaluate, load_data
 from xmodal.augment import RandomAffine, RandomSound
 from xmodal.checkpoint import RunFolder
@@ -117,10 +116,7 @@ def group_table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = study_parser(__doc__).parse_args()
     torch.set_num_threads(args.threads)
     done = json.loads(FILE.read_text()) if FILE.exists() else {"best": []}
     data = load_data("audio_score")

@@ -8,7 +8,6 @@ validation pairs, for each way.
 """
 from __future__ import annotations
 
-import argparse
 import json
 import warnings
 from itertools import chain
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.trainings import RESULTS, machine, spread
+from benchmarks.trainings import RESULTS, machine, spread, study_parser
 from xmodal import LinearCCA, PairedData, PairSplit, embed, load_data, retrieval_metrics
 
 #: data set -> (components, numbers of pairs)
@@ -45,10 +44,7 @@ def tested(data: PairedData, dim: int, n: int, weight: float | str, seed: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = study_parser(__doc__).parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore", UserWarning)  # of views with more columns than pairs
     lines = ["| pairs, of items in each view | " + " | ".join(f"{figure}, {way}" for figure in ("sum corr.", "MRR")

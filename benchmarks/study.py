@@ -9,14 +9,14 @@ stopped. Delete the file to start over.
 """
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
 import torch
 
-from benchmarks.trainings import MODELS, RESULTS, at, machine, spread, train
+from benchmarks.trainings import MODELS, RESULTS, at, machine, spread, study_parser, train
 from xmodal import evaluate, load_data, load_experiment
+from xmodal.errors import did_you_mean
 
 METHODS = ("cca", "kcca", "ccal_tno", "learned_cont", "ccal_cont")
 # What 2 cores can do in an hour; the model files keep the published settings, such as alpha 1.0, which at batch 100
@@ -65,12 +65,14 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", help="only these; all by default")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.set_defaults(threads=torch.get_num_threads())
     args = parser.parse_args()
+    known = STUDIES[args.study][1]
+    if unknown := [name for name in args.rows or () if name not in known]:
+        parser.error(f"{args.study} has no row {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
     torch.set_num_threads(args.threads)
     file = RESULTS / f"{args.study}.json"
     done = json.loads(file.read_text()) if file.exists() else {"rows": {}}

@@ -1,6 +1,7 @@
 """What the studies share: one training, results that are kept as soon as they are there, means and spreads."""
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import platform
@@ -17,6 +18,14 @@ from xmodal import PairedData, TrainConfig, fit
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = Path(__file__).parent.parent / "models"
+
+
+def study_parser(description: str | None) -> argparse.ArgumentParser:
+    """With ``--seeds`` and ``--threads``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
 
 
 def train(data: PairedData, config: TrainConfig, build_model: Callable[..., Any],

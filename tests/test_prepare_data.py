@@ -218,6 +218,7 @@ def test_the_door_works_from_the_shell(tmp_path):
 
 
 def test_what_looks_at_prepared_data(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     splits = [PairSplit.of(name, rng.random((8, 1, 8, 10)), rng.random((8, 1, 9, 4)),
                            ids=[f"{name}/a@{i}" for i in range(8)]) for name in ("train", "valid", "test")]
