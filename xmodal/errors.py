@@ -40,3 +40,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(known[:MOST_NAMES])}" + (f", ... ({len(known):,})" if len(known) > MOST_NAMES else "")
+
+
+def one_line(error: BaseException) -> str:
+    """What another library's error says, on one line, to be put into ours."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The checks on feature values that every way into the toolkit shares, and how their errors read."""
+"""The checks on feature values that every way into the toolkit shares."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,11 +10,6 @@ from torch import Tensor
 from xmodal.errors import DataError
 
 _BLOCK_VALUES = 1 << 22
-
-
-def one_line(error: BaseException) -> str:
-    """What another library's error says, on one line, to be put into ours."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_finite(values: Tensor, where: str, rows: Sequence[int] | np.ndarray | None = None) -> None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.data.checks import one_line
-from xmodal.errors import DataError
+from xmodal.errors import DataError, one_line
 
 Say = Callable[[str], None]
 RETRY_SECONDS = 1.0

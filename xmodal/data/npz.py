@@ -12,11 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from xmodal.atomic import replacing
-from xmodal.data.checks import one_line
 from xmodal.data.files import ATTRIBUTES, KEYS, VIEWS, further_splits, typed_attributes
 from xmodal.data.pairs import SPLITS, PairedData, PairSplit, named_arrays
 from xmodal.data.splitting import split_table
-from xmodal.errors import DataError, did_you_mean
+from xmodal.errors import DataError, did_you_mean, one_line
 
 
 def write_npz(data: PairedData, path: str | Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.checks import check_finite, one_line
-from xmodal.errors import DataError
+from xmodal.data.checks import check_finite
+from xmodal.errors import DataError, one_line
 
 Gather = Callable[[Tensor], Tensor]
 _BRIDGED_BYTES = 1 << 16  # reading this much that isn't needed costs less than one more read

@@ -20,10 +20,9 @@ from xmodal.data.audio_score.making import VERSION, PairMaker, drawing_rng, draw
 from xmodal.data.audio_score.packages import check_installed
 from xmodal.data.audio_score.published import from_published
 from xmodal.data.audio_score.sound import SAMPLE_RATE
-from xmodal.data.checks import one_line
 from xmodal.data.fetch import Say
 from xmodal.data.files import write_arrays
-from xmodal.errors import DataError, did_you_mean
+from xmodal.errors import DataError, did_you_mean, one_line
 
 PAIRS = 13_000
 SEED = 23
@@ -72,7 +71,7 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None, pairs: 
     maker.run(pieces, say)
     about = {"name": "audio_score", "version": VERSION, "split_seed": seed, "source": _source(corpus),
              "licence": _LICENCE, "note": maker.note(), "rising2": True}
-    write_arrays(path, maker.arrays(), about, scale=(1 / 255, STEP), compress=True)
+    write_arrays(path, maker.arrays(), about, scale={"view1": 1 / 255, "view2": STEP}, compress=True)
     shutil.rmtree(work)
 
 
