@@ -440,7 +440,7 @@ def test_further_arrays_of_npz_files(more, message, tmp_path):
 # bytes with two scales, compressed
 
 @pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("scale", [(0.25, 3.0), 0.5])
+@pytest.mark.parametrize("scale", [{"view1": 0.25, "view2": 3.0}, 0.5])
 def test_compressed_bytes_of_two_scales_are_read_back_and_streamed(scale, compress, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f"{split}_{view}": rng.integers(0, 256, (n, *shape), dtype=np.uint8)
@@ -452,7 +452,7 @@ def test_compressed_bytes_of_two_scales_are_read_back_and_streamed(scale, compre
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["train/view1"].compression == ("gzip" if compress else None)
         assert file["train/labels"].compression is None
-    first, second = scale if isinstance(scale, tuple) else (scale, scale)
+    first, second = scale.values() if isinstance(scale, dict) else (scale, scale)
     whole, streamed = read_h5(tmp_path / "a.h5", stream=False), read_h5(tmp_path / "a.h5", stream=True)
     assert whole.fingerprint == streamed.fingerprint == fingerprint(streamed) == written
     for name in whole.split_names():

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xmodal.data.pairs import ArrayHash, PairedData, PairSplit, fingerprint
+from xmodal.data.hashing import ArrayHash
+from xmodal.data.pairs import PairedData, PairSplit, fingerprint
 from xmodal.data.splitting import split_table
 from xmodal.errors import DataError
 

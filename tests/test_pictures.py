@@ -191,7 +191,7 @@ def test_neighbours_are_the_nearest_by_cosine_and_partners_are_framed(trained, m
     order = scores.argsort(dim=1, descending=True)
     torch.testing.assert_close(queries, items[0][[0, 199, 399]])
     torch.testing.assert_close(partners, items[1][[0, 199, 399]])
-    torch.testing.assert_close(neighbours, items[1][order[:, :5]])
+    torch.testing.assert_close(torch.stack(neighbours), items[1][order[:, :5]])
     assert ranks == [1.0 + order[i].tolist().index(row) for i, row in enumerate((0, 199, 399))]
     assert found.tolist() == [[item == row for item in order[i, :5].tolist()] for i, row in enumerate((0, 199, 399))]
     assert [style.picture for style in styles] == [(8, 4), (8, 4)]

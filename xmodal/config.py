@@ -150,6 +150,7 @@ class Experiment:
     build_model: Callable[[tuple[int, ...], tuple[int, ...]], Model | ClosedForm]
     build_objective: Callable[[], nn.Module | None]  #: gives None for a model fitted in closed form
     source: str  #: the text of the file
+    views: tuple[str, str] | None = None  #: the names of the views that it is for, where data hold several
 
 
 def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None, name: str | None = None
@@ -185,7 +186,8 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
         _users(module.build_objective, path, (nn.Module,), "a torch.nn.Module")
     return Experiment(name or path.stem, module.CONFIG,
                       _users(module.build_model, path, (nn.Module, ClosedForm),
-                             "a torch.nn.Module, or an estimator of xmodal.linear"), build_objective, source)
+                             "a torch.nn.Module, or an estimator of xmodal.linear"), build_objective, source,
+                      getattr(module, "VIEWS", None))
 
 
 def _no_objective() -> None:
@@ -297,6 +299,10 @@ def _mistakes_in_module(module: ModuleType) -> list[str]:
                 for name, value in found.items() if name != "CONFIG" and not callable(value)]
     if not isinstance(found["CONFIG"], TrainConfig):
         problems.insert(0, f"CONFIG must be a TrainConfig, got {type(found['CONFIG']).__name__}")
+    views = getattr(module, "VIEWS", None)
+    if views is not None and not (isinstance(views, tuple) and len(views) == 2
+                                  and all(isinstance(name, str) and name for name in views)):
+        problems.append(f'VIEWS must be two names, such as ("pixels", "codes"), got {views!r}')
     return problems
 
 

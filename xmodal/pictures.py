@@ -1,6 +1,7 @@
 """Pictures of items and of what a model restores of them. Drawing only."""
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,8 +21,14 @@ DPI = 100
 SHEET_CELL, STRIP_CELL = 104, 78
 GAP, GROUP_GAP, MARGIN = 4, 18, 6
 TITLE_LINE, LABEL, NUMBERS = 14, 18, 14
+TEXT_LINE, LETTER, MOST_LINES = 12, 5.6, 9
 INK = "#0072B2"
 FRAME = "#D55E00"
+
+
+#: Values of n items, or what is written in their places.
+Items = Tensor | Sequence[str]
+Cell = np.ndarray | str
 
 
 class ViewStyle(NamedTuple):
@@ -56,16 +63,16 @@ def reconstruction_sheet(view1: Sequence[Tensor], view2: Sequence[Tensor], style
     return _grid(rows, titles, [], SHEET_CELL, tallest=1.2, group=4)
 
 
-def pair_sheet(view1: Tensor, view2: Tensor, styles: Sequence[ViewStyle], across: int = 4) -> Figure:
+def pair_sheet(view1: Items, view2: Items, styles: Sequence[ViewStyle], across: int = 4) -> Figure:
     """Pairs, ``across`` of them in a row: view 1 and at its right view 2.
 
     Args:
-        view1: (n, *shape1).
-        view2: (n, *shape2).
+        view1: (n, *shape1), or n texts.
+        view2: (n, *shape2), or n texts.
         styles: of view 1 and of view 2.
         across: pairs in a row; ``n`` is a multiple of it, or less.
     """
-    cells = [(item, style) for pair in zip(_arrays(view1), _arrays(view2), strict=True)
+    cells = [(item, style) for pair in zip(_cells(view1), _cells(view2), strict=True)
              for item, style in zip(pair, styles, strict=True)]
     width = 2 * min(across, len(view1))
     return _grid([cells[i:i + width] for i in range(0, len(cells), width)], ["view 1", "view 2"] * (width // 2), [],
@@ -86,22 +93,22 @@ def walk_strip(view1: Tensor, view2: Tensor, steps: Sequence[float], styles: Seq
     return _grid(rows, titles, ["view 1", "view 2"], STRIP_CELL, tallest=2.0)
 
 
-def neighbour_sheet(queries: Tensor, partners: Tensor, neighbours: Tensor, found: Tensor, ranks: Sequence[float],
-                    styles: Sequence[ViewStyle]) -> Figure:
+def neighbour_sheet(queries: Items, partners: Items, neighbours: Sequence[Items] | Tensor, found: Tensor,
+                    ranks: Sequence[float], styles: Sequence[ViewStyle]) -> Figure:
     """A row per query: the query, its partner, and what was retrieved in its place, nearest first.
 
     Args:
-        queries: (n, *shape of the query's view).
-        partners: (n, *shape of the gallery's view).
-        neighbours: (n, k, *shape of the gallery's view).
+        queries: (n, *shape of the query's view), or n texts.
+        partners: (n, *shape of the gallery's view), or n texts.
+        neighbours: (n, k, *shape of the gallery's view), or n times k texts.
         found: (n, k) whether a neighbour is a partner of the query; these are framed.
         ranks: n ranks of the partners, written at the left.
         styles: of the query's view and of the gallery's.
     """
     query, gallery = styles
     rows = [[(one, query), (partner, gallery), *((item, gallery) for item in items)]
-            for one, partner, items in zip(*map(_arrays, (queries, partners, neighbours)), strict=True)]
-    titles = ["query", "its partner", *(f"{place}." for place in range(1, neighbours.shape[1] + 1))]
+            for one, partner, items in zip(_cells(queries), _cells(partners), map(_cells, neighbours), strict=True)]
+    titles = ["query", "its partner", *(f"{place}." for place in range(1, found.shape[1] + 1))]
     framed = {(row, 2 + place) for row, place in found.nonzero().tolist()}
     return _grid(rows, titles, [f"rank {rank:g}" for rank in ranks], SHEET_CELL, tallest=1.2, group=2, framed=framed)
 
@@ -110,7 +117,11 @@ def _arrays(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
 
-def _grid(rows: Sequence[Sequence[tuple[np.ndarray, ViewStyle]]], titles: Sequence[str], labels: Sequence[str],
+def _cells(items: Items) -> Sequence[Cell]:
+    return list(_arrays(items)) if isinstance(items, Tensor) else items
+
+
+def _grid(rows: Sequence[Sequence[tuple[Cell, ViewStyle]]], titles: Sequence[str], labels: Sequence[str],
           width: int, tallest: float, group: int = 0, framed: Collection[tuple[int, int]] = ()) -> Figure:
     """Cells of one width with titles above the first row; places are counted in pixels, so that none is wasted.
 
@@ -140,11 +151,14 @@ def _grid(rows: Sequence[Sequence[tuple[np.ndarray, ViewStyle]]], titles: Sequen
         for c, (item, style) in enumerate(row):
             axes = figure.add_axes((lefts[c] / total_width, y / total_height, width / total_width,
                                     height / total_height))
-            _draw(axes, item, style)
+            if isinstance(item, str):
+                _write(axes, item, width)
+            else:
+                _draw(axes, item, style)
             if (r, c) in framed:
                 axes.set_axis_on()
                 axes.spines[:].set(color=FRAME, linewidth=2.5)
-            if r == len(rows) - 1 and numbered[c]:
+            if r == len(rows) - 1 and numbered[c] and not isinstance(item, str):
                 axes.set_xticks(range(item.size))
                 axes.tick_params(axis="x", length=0, pad=2, labelsize=6)
         if labels:
@@ -156,7 +170,9 @@ def _grid(rows: Sequence[Sequence[tuple[np.ndarray, ViewStyle]]], titles: Sequen
     return figure
 
 
-def _height(item: np.ndarray, style: ViewStyle, width: int, tallest: float) -> int:
+def _height(item: Cell, style: ViewStyle, width: int, tallest: float) -> int:
+    if isinstance(item, str):
+        return round(min(TEXT_LINE * (len(_lines(item, width)) + 0.5), width * tallest))
     picture = _as_picture(item, style)
     ratio = 0.6 if picture is None else picture.shape[0] / picture.shape[1]
     return round(width * min(max(ratio, 0.2), tallest))
@@ -175,8 +191,19 @@ def _as_picture(item: np.ndarray, style: ViewStyle) -> np.ndarray | None:
     return None
 
 
-def _is_numbered(item: np.ndarray, style: ViewStyle) -> bool:
-    return item.size <= MOST_NUMBERS and _as_picture(item, style) is None
+def _lines(text: str, width: int) -> list[str]:
+    """A text folded to fit a cell, shortened if it is long."""
+    return textwrap.wrap(text, int(width / LETTER), max_lines=MOST_LINES, placeholder=" …") or [""]
+
+
+def _write(axes: Axes, text: str, width: int) -> None:
+    axes.set_axis_off()
+    axes.text(0.03, 0.5, "\n".join(_lines(text, width)), fontsize=6.5, va="center", linespacing=1.25,
+              transform=axes.transAxes, parse_math=False)
+
+
+def _is_numbered(item: Cell, style: ViewStyle) -> bool:
+    return not isinstance(item, str) and item.size <= MOST_NUMBERS and _as_picture(item, style) is None
 
 
 def _draw(axes: Axes, item: np.ndarray, style: ViewStyle) -> None:

@@ -18,7 +18,8 @@ from torch import nn
 
 from xmodal.checkpoint import RunFolder
 from xmodal.config import Experiment, load_experiment
-from xmodal.data import PairedData
+from xmodal.data import PairedData, load_data
+from xmodal.data.files import VIEWS
 from xmodal.errors import CheckpointError, ExperimentError, XmodalError
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model
@@ -51,6 +52,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="FILE", help="model file, such as models/digits_ccal_cont.py")
     parser.add_argument("--data", required=True, metavar="DATA",
                         help="a prepared data set's name, a .h5 or .npz file, or a .py file with load()")
+    parser.add_argument("--views", nargs=2, metavar="VIEW",
+                        help="which two views, where the data hold several, such as: efficientnet en, or: en de")
     parser.add_argument("--tag", help="tells runs of one experiment apart: runs/<experiment>-<tag>")
     parser.add_argument("--runs", default="runs", metavar="DIR", type=Path, help="where runs are kept (default: runs)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
@@ -139,6 +142,15 @@ def require_same_data(run: RunFolder, about: dict[str, Any], data: PairedData) -
                               f"({data.fingerprint[:12]}): evaluate on the same data, or train again")
 
 
+def load_run_data(args: argparse.Namespace, about: dict[str, Any], stream: bool | None = None) -> PairedData:
+    """The data of ``--data``, in the views that the run was trained on."""
+    trained = about["data"].get("views")
+    if args.views is not None and args.views != (trained or [*VIEWS]):
+        raise CheckpointError(f"{run_folder(args).path} was trained on the views {' '.join(trained or VIEWS)}: leave "
+                              "out --views, or train again")
+    return load_data(args.data, stream=stream, views=trained)
+
+
 def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device
                ) -> tuple[Model | ClosedForm, dict[str, Any], dict[str, str]]:
     """A run's model with its weights, on ``device``; its ``config.json``; what the weights' header says."""
@@ -159,9 +171,9 @@ def describe_data(data: PairedData) -> str:
     """What is printed when data were loaded: pairs of each split, shapes, and what else must be said."""
     lines = [f"Data : {data.title}",
              *(f"{split.name.capitalize():5}: {len(split):,}" for split in data.splits()),
-             f"Views: {_shape(data.view1_shape)} and {_shape(data.view2_shape)}"]
+             f"Views: {_shape(data.view1_name, data.view1_shape)} and {_shape(data.view2_name, data.view2_shape)}"]
     return "\n".join(lines + textwrap.wrap(data.note, 79))
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return " × ".join(str(size) for size in shape)
+def _shape(name: str, shape: tuple[int, ...]) -> str:
+    return f"{name} {' × '.join(map(str, shape))}".strip()

@@ -19,7 +19,7 @@ from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, embed, restore
 from xmodal.metrics import retrieval_ranks
 from xmodal.networks import CorrNet, Model, evaluating
-from xmodal.pictures import ViewStyle, neighbour_sheet, reconstruction_sheet, walk_strip
+from xmodal.pictures import Items, ViewStyle, neighbour_sheet, reconstruction_sheet, walk_strip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,11 +152,11 @@ def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, di
     near = scores.topk(min(NEIGHBOURS, scores.shape[1])).indices.cpu()
     ranks = retrieval_ranks(*embedded, split.pairs)
     asked, rank = (ranks.queries1, ranks.V1_to_V2) if one == 0 else (ranks.queries2, ranks.V2_to_V1)
-    views, styles = (split.view1, split.view2), view_styles(data, split)
+    styles = shown_styles(data, split)
     found = torch.stack([torch.isin(items, pairs[pairs[:, one] == query, other])
                          for query, items in zip(queries, near, strict=True)])
-    sheet = neighbour_sheet(items_of(views[one], queries), items_of(views[other], partners),
-                            items_of(views[other], near.flatten()).unflatten(0, near.shape), found,
+    sheet = neighbour_sheet(shown_items(data, split, one, queries), shown_items(data, split, other, partners),
+                            [shown_items(data, split, other, items) for items in near], found,
                             rank[torch.searchsorted(asked, queries)].tolist(), (styles[one], styles[other]))
     names = [] if split.ids is None else [split.ids[item] for item in pairs[rows, 0].tolist()]
     return Picture(f"neighbours_{direction}", sheet,
@@ -166,6 +166,24 @@ def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, di
 def items_of(view: View, rows: Tensor) -> Tensor:
     """The items of a view in memory or on disk, in the order of ``rows``."""
     return view.gather(rows) if isinstance(view, StreamedView) else view[rows]
+
+
+def shown_items(data: PairedData, split: PairSplit, side: int, rows: Tensor) -> Items:
+    """What people see of the items in ``rows`` of view 1 (``side`` 0) or 2 (1): thumbnails, or captions in place of
+    values that are no picture, or the values."""
+    thumbnails, captions = (split.thumbnails1, split.thumbnails2)[side], (split.caption1, split.caption2)[side]
+    if thumbnails is not None:
+        return items_of(thumbnails, rows)
+    view = (split.view1, split.view2)[side]
+    if captions is not None and (data.picture1, data.picture2)[side] is None and len(view.shape) == 2:
+        return [captions[row] for row in rows.tolist()]
+    return items_of(view, rows)
+
+
+def shown_styles(data: PairedData, split: PairSplit) -> list[ViewStyle]:
+    """How :func:`shown_items` are drawn; thumbnails go from 0 to 1."""
+    return [style if thumbnails is None else ViewStyle(0.0, 1.0)
+            for style, thumbnails in zip(view_styles(data, split), (split.thumbnails1, split.thumbnails2), strict=True)]
 
 
 def view_styles(data: PairedData, split: PairSplit) -> list[ViewStyle]:

@@ -9,8 +9,16 @@ import argparse
 from collections.abc import Sequence
 
 from xmodal.checkpoint import REFINED, RunFolder
-from xmodal.cli.common import add_run_options, command_parser, load_model, pick_device, run_command, run_folder
-from xmodal.data import load_data, pair_batches
+from xmodal.cli.common import (
+    add_run_options,
+    command_parser,
+    load_model,
+    load_run_data,
+    pick_device,
+    run_command,
+    run_folder,
+)
+from xmodal.data import pair_batches
 from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, tower_precision
 from xmodal.linear import ClosedForm
@@ -28,8 +36,7 @@ def refine(args: argparse.Namespace) -> int:
     """Refits a run's head and keeps the result beside its weights; returns the exit code."""
     run = run_folder(args)
     device = pick_device(args.device)
-    run.config()
-    data = load_data(args.data)
+    data = load_run_data(args, run.config())
     train = data.train
     if args.n_train is not None:
         if not 2 <= args.n_train <= len(train):

@@ -19,6 +19,7 @@ from xmodal.cli.common import (
     command_parser,
     describe_data,
     load_model,
+    load_run_data,
     pick_device,
     run_command,
     run_folder,
@@ -32,7 +33,6 @@ from xmodal.cli.drawing import (
     draw_pictures,
     write_pictures,
 )
-from xmodal.data import load_data
 from xmodal.errors import DataError
 from xmodal.evaluator import (
     check_groups,
@@ -76,8 +76,7 @@ def run_eval(args: argparse.Namespace) -> int:
     _check_excerpt(args)
     run = run_folder(args)
     device = pick_device(args.device)
-    run.config()  # a missing run is said before data are read
-    data = load_data(args.data)
+    data = load_run_data(args, run.config())  # a missing run is said before data are read
     chosen = data.split(args.split)
     if args.n_test is not None and not 1 <= args.n_test <= len(chosen):
         raise DataError(f"--n_test must be from 1 to {len(chosen):,} (the {args.split} pairs), got {args.n_test:,}")

@@ -5,6 +5,7 @@
   python run_train.py --model models/x.py --data mine.npz --set batch_size=500
   python run_train.py --model models/x.py --data mine.npz --resume
   python run_train.py --model models/mnist_halves_cca.py --data mnist_halves
+  python run_train.py --model models/emoji_cca.py --data emoji --views en de
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from xmodal.cli.common import (
     command_parser,
     describe_data,
     experiment_of,
+    load_run_data,
     pick_device,
     require_same_data,
     run_command,
@@ -73,7 +75,10 @@ def train(args: argparse.Namespace) -> int:
         run.refuse_if_taken()  # before data are read
         if args.resume:
             print(f"there is no run in {run.path} yet: starting it")
-    data = load_data(args.data, stream=_stream(args, about))
+    if about is not None:
+        data = load_run_data(args, about, _stream(args, about))
+    else:
+        data = load_data(args.data, stream=_stream(args, None), views=args.views or experiment.views)
     print(describe_data(data))
     if run is not None and about is not None:
         require_same_data(run, about, data)
@@ -146,6 +151,7 @@ def describe_run(experiment: Experiment, data: PairedData, args: argparse.Namesp
                  "source": data.source, "licence": data.licence, "synthetic": data.synthetic,
                  "split_seed": data.split_seed, "fingerprint": data.fingerprint,
                  "view1_shape": list(data.view1_shape), "view2_shape": list(data.view2_shape),
+                 "views": [data.view1_name, data.view2_name] if data.view1_name and data.view2_name else None,
                  "streamed": data.train.is_streamed, "pairs": {split.name: len(split) for split in data.splits()}},
         **environment(),
     }

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from xmodal.atomic import creating_h5, replacing
-from xmodal.data.pairs import FURTHER, SPLITS, ArrayHash, PairedData, PairSplit, View, as_integers, named_arrays
+from xmodal.data.hashing import ArrayHash
+from xmodal.data.pairs import FURTHER, SPLITS, PairedData, PairSplit, View, as_integers, named_arrays
 from xmodal.data.streamed import StreamedView, open_h5, to_float32
 from xmodal.errors import DataError, did_you_mean
 
@@ -23,7 +24,12 @@ KEYS = (*VIEWS, *_TABLES, *_TEXTS)
 _PICTURES = ("picture1", "picture2")
 _FLAGS = ("rising1", "rising2")
 _COMPRESSED_ROWS = 64
-ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note", *_PICTURES, *_FLAGS)
+ATTRIBUTES = ("name", "version", "source", "licence", "split_seed", "synthetic", "note", *_PICTURES, *_FLAGS,
+              "view1_name", "view2_name")
+#: How the keys of further views of the same items, and of their captions, begin: ``view2_de`` is the view ``de``.
+NAMED = ("view1_", "view2_", "caption1_", "caption2_")
+#: The view of this name is what its side's items look like.
+PIXELS = "pixels"
 
 
 def write_h5(data: PairedData, path: str | Path) -> str:
@@ -38,36 +44,53 @@ def write_h5(data: PairedData, path: str | Path) -> str:
         OSError: the disk is full or the folder can't be written to; ``path`` is then what it was.
     """
     arrays = {f"{split}_{key}": value for split, key, value in named_arrays(data)}
-    return write_arrays(path, arrays, {key: getattr(data, key) for key in ATTRIBUTES})
+    for split_name, split in zip(data.split_names(), data.splits(), strict=True):
+        for side, shown in (("1", split.thumbnails1), ("2", split.thumbnails2)):
+            if shown is not None:
+                arrays[f"{split_name}_view{side}_{PIXELS}"] = shown
+    encoders = {data.view1_name or "view1": data.encoder1, data.view2_name or "view2": data.encoder2}
+    return write_arrays(path, arrays, {key: getattr(data, key) for key in ATTRIBUTES}, encoders=encoders)
 
 
-def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any],
-                 scale: float | tuple[float, float] = 1.0, compress: bool = False) -> str:
+def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mapping[str, Any], *,
+                 scale: float | Mapping[str, float] = 1.0, compress: bool = False,
+                 encoders: Mapping[str, str] | None = None) -> str:
     """Write arrays under the NPZ keys (``train_view1``, ``train_labels``, ...) to an HDF5 file in its own groups.
 
     Args:
         path: where to; replaced only when the new file is complete and flushed.
-        arrays: ndarrays, tensors or streamed views; lists of text for ids and captions.
-        attributes: name, version, source, licence, split_seed, synthetic, note, picture1, picture2, rising1, rising2.
-        scale: stored with the views that are arrays of bytes (uint8): value = stored * scale, so that bytes stay
-            bytes. Views of other types hold their values. Two numbers are those of view 1 and view 2.
+        arrays: ndarrays, tensors or streamed views; lists of text for ids and captions. Beside ``view1`` there may be
+            further views of the same items, ``view1_NAME``, and of view 2 likewise, with ``caption1_NAME`` and
+            ``caption2_NAME``.
+        attributes: name, version, source, licence, split_seed, synthetic, note, picture1, picture2, rising1, rising2,
+            view1_name, view2_name.
+        scale: of views that are arrays of bytes (uint8), by their keys without the split: value = stored * scale, so
+            that bytes stay bytes. Views of other types hold their values. One number is that of ``view1`` and
+            ``view2``.
         compress: gzip the views, losslessly.
+        encoders: how raw items become a view, as JSON text, by the view's name.
 
     Returns:
-        The fingerprint, which is stored with them.
+        The fingerprint of the views ``view1`` and ``view2``, which is stored with them.
     """
     path = Path(path)
-    scales = dict(zip(VIEWS, scale if isinstance(scale, tuple) else (scale, scale), strict=True))
+    scales = scale if isinstance(scale, Mapping) else dict.fromkeys(VIEWS, scale)
     total = ArrayHash()
     with replacing(path) as beside, creating_h5(beside) as file:
         for split in (*SPLITS, *further_splits(arrays)):
-            for key in KEYS:
+            named = sorted(key.removeprefix(f"{split}_") for key in arrays if key.startswith(
+                tuple(f"{split}_{start}" for start in NAMED)))
+            for key in (*KEYS, *named):
                 value = arrays.get(f"{split}_{key}")
                 if value is not None:
-                    _write_one(file, f"{split}/{key}", value, scales.get(key, 1.0), compress and key in VIEWS, total)
+                    _write_one(file, f"{split}/{key}", value, scales.get(key, 1.0), compress,
+                               total if key in KEYS else ArrayHash())
         for key, value in attributes.items():
-            if value is not None:
+            if value is not None and value != "":
                 file.attrs[key] = value
+        for name, encoder in (encoders or {}).items():
+            if encoder:
+                file.create_dataset(f"encoders/{name}", data=encoder, dtype=h5py.string_dtype())
         file.attrs["fingerprint"] = total.hexdigest()
     return total.hexdigest()
 
@@ -80,7 +103,7 @@ def further_splits(keys: Iterable[str]) -> list[str]:
 
 def _write_one(file: h5py.File, where: str, value: Any, scale: float, compress: bool, total: ArrayHash) -> None:
     key = where.replace("/", "_")
-    if where.endswith(_TEXTS):
+    if where.partition("/")[2].startswith(("ids", "caption")):
         file.create_dataset(where, data=np.array(value, dtype=object), dtype=h5py.string_dtype())
         return
     if isinstance(value, StreamedView):
@@ -88,7 +111,8 @@ def _write_one(file: h5py.File, where: str, value: Any, scale: float, compress: 
         total.add(key, dataset, float(dataset.attrs.get("scale", 1.0)))
         return
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
-    how = {"chunks": (min(_COMPRESSED_ROWS, len(array)), *array.shape[1:]), "compression": "gzip"} if compress else {}
+    how = {"chunks": (min(_COMPRESSED_ROWS, len(array)), *array.shape[1:]), "compression": "gzip"} \
+        if compress and array.ndim > 1 and not where.endswith(_TABLES) else {}
     dataset = file.create_dataset(where, data=array, **how)
     one_scale = scale if array.dtype == np.uint8 else 1.0
     if one_scale != 1.0:
@@ -113,7 +137,7 @@ def _copy_streamed(file: h5py.File, where: str, view: StreamedView) -> h5py.Data
     return dataset
 
 
-def read_h5(path: str | Path, stream: bool | None = None) -> PairedData:
+def read_h5(path: str | Path, stream: bool | None = None, views: Sequence[str] | None = None) -> PairedData:
     """Read a data set from an HDF5 file.
 
     Groups ``train``, ``valid`` and ``test``, and further test splits (``test_...``), hold ``view1`` and ``view2``
@@ -121,28 +145,45 @@ def read_h5(path: str | Path, stream: bool | None = None) -> PairedData:
     ``caption2`` (n2,). The attribute ``scale`` of a view means value = stored * scale; ``picture1`` and ``picture2`` of
     the file are two whole numbers each.
 
+    The groups may also hold further views of the same items, ``view1_NAME`` and ``view2_NAME``, with captions of their
+    own, ``caption1_NAME`` and ``caption2_NAME``; the attributes ``view1_name`` and ``view2_name`` name ``view1`` and
+    ``view2``. A view named ``pixels`` also becomes the thumbnails of its side.
+
     Args:
         path: the file.
         stream: leave the views on disk; None does so if as float32 they would take over half of the free memory.
+        views: the names of the two views to read; None is ``view1`` and ``view2``. Two views of one side, such as a
+            text in two languages, match item by item.
 
     Returns:
-        The data with its fingerprint. In memory it is computed and compared with the one in the file; streamed, the
-        file's is trusted, or computed block by block if it has none.
+        The data with its fingerprint. In memory it is computed and, for ``view1`` and ``view2``, compared with the one
+        in the file; streamed, the file's is trusted, or computed block by block if it has none for these views.
 
     Raises:
-        DataError: the file is missing, damaged, incomplete or holds bad values.
+        DataError: the file is missing, damaged, incomplete or holds bad values, or no such views.
     """
     path = Path(path)
     with open_h5(path) as file:
         _check_layout(file, path)
-        if stream is None:
-            memory = available_memory()
-            stream = memory is not None and _float32_bytes(file) > memory // 2
         attributes = _read_attributes(file, path)
         stored = attributes.pop("fingerprint", "")
+        keys = VIEWS
+        if views is not None:
+            keys = _chosen(file, path, views, attributes)
+            if tuple(views) != VIEWS:
+                attributes.update(view1_name=views[0], view2_name=views[1])
+        if keys != VIEWS:
+            stored = ""
+            for key in (*_PICTURES, *_FLAGS):
+                attributes.pop(key, None)
+        for number, name in enumerate((attributes.get("view1_name"), attributes.get("view2_name")), start=1):
+            attributes[f"encoder{number}"] = _read_encoder(file, path, name or f"view{number}")
+        if stream is None:
+            memory = available_memory()
+            stream = memory is not None and _float32_bytes(file, keys) > memory // 2
         total = ArrayHash()
         trusted = stream and bool(stored)
-        train, valid, test, *further = (_read_split(file, path, name, stream, None if trusted else total)
+        train, valid, test, *further = (_read_split(file, path, name, keys, stream, None if trusted else total)
                                         for name in _split_names(file))
     computed = stored if trusted else total.hexdigest()
     if stored and stored != computed:
@@ -165,11 +206,17 @@ def _check_layout(file: h5py.File, path: Path) -> None:
         raise DataError(f"{path} lacks {', '.join(missing)}: a further test split needs view1 and view2, too")
     for split in _split_names(file):
         for key in file[split]:
-            if key not in KEYS:
+            if key not in KEYS and not str(key).startswith(NAMED):
                 raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(key, KEYS)}")
+    _check_views(file, path, VIEWS)
+
+
+def _check_views(file: h5py.File, path: Path, keys: Sequence[str]) -> None:
     for split in _split_names(file):
-        for view in VIEWS:
-            dataset = file[split][view]
+        for view in keys:
+            dataset = file[split].get(view)
+            if not isinstance(dataset, h5py.Dataset):
+                raise DataError(f"{path} lacks {split}/{view}: every split needs the same views")
             if dataset.dtype.kind not in "iufb":
                 raise DataError(f"{path}: {split}/{view} must hold numbers; got dtype {dataset.dtype}")
             if not dataset.shape or len(dataset.shape) < 2:  # None for an empty dataspace
@@ -183,8 +230,43 @@ def _split_names(file: h5py.File) -> list[str]:
                              and isinstance(file.get(name), h5py.Group))]
 
 
-def _float32_bytes(file: h5py.File) -> int:
-    return sum(4 * int(file[split][view].size) for split in _split_names(file) for view in VIEWS)
+def view_names(file: h5py.File, attributes: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of the views by their names, those that are read by default first; ``view1`` is always a name, too."""
+    names = {str(attributes.get(f"{view}_name") or view): view for view in VIEWS}
+    names |= {key.partition("_")[2]: key for key in file["train"] if str(key).startswith(NAMED[:2])}
+    return names | dict(zip(VIEWS, VIEWS, strict=True))
+
+
+def _chosen(file: h5py.File, path: Path, views: Sequence[str], attributes: Mapping[str, Any]) -> tuple[str, str]:
+    """The keys of the two named views."""
+    known = view_names(file, attributes)
+    for name in views:
+        if name not in known:
+            raise DataError(f"{path} has no view {name!r}; {did_you_mean(name, known)}")
+    one, two = (known[name] for name in views)
+    if one == two:
+        raise DataError(f"views {views[0]} and {views[1]} are the same; give two")
+    if _side(one) > _side(two):
+        raise DataError(f"{views[0]} is a view of side 2, {views[1]} of side 1: give {views[1]} {views[0]}")
+    _check_views(file, path, (one, two))
+    return one, two
+
+
+def _side(key: str) -> int:
+    return 1 if key.startswith(VIEWS[0]) else 2
+
+
+def _read_encoder(file: h5py.File, path: Path, name: str) -> str:
+    dataset = file.get(f"encoders/{name}")
+    if dataset is None:
+        return ""
+    if not isinstance(dataset, h5py.Dataset) or h5py.check_string_dtype(dataset.dtype) is None or dataset.shape != ():
+        raise DataError(f"{path}: encoders/{name} must be one text")
+    return str(dataset.asstr(errors="replace")[()])
+
+
+def _float32_bytes(file: h5py.File, keys: Sequence[str]) -> int:
+    return sum(4 * int(file[split][view].size) for split in _split_names(file) for view in keys)
 
 
 def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
@@ -223,10 +305,11 @@ def _picture(value: Any, where: str) -> tuple[int, int] | None:
     return numbers[0], numbers[1]
 
 
-def _read_split(file: h5py.File, path: Path, name: str, stream: bool, total: ArrayHash | None) -> PairSplit:
+def _read_split(file: h5py.File, path: Path, name: str, keys: Sequence[str], stream: bool,
+                total: ArrayHash | None) -> PairSplit:
     group = file[name]
     views: list[View] = []
-    for key in VIEWS:
+    for key, view in zip(keys, VIEWS, strict=True):
         dataset = group[key]
         scale = _scale(dataset, path)
         if stream:
@@ -236,16 +319,26 @@ def _read_split(file: h5py.File, path: Path, name: str, stream: bool, total: Arr
             raw = dataset[...]
             views.append(to_float32(raw, scale))
         if total is not None:
-            total.add(f"{name}_{key}", raw, scale)
+            total.add(f"{name}_{view}", raw, scale)
+    sides = [_side(key) for key in keys]
     tables: dict[str, Tensor] = {}
     for key in _TABLES:
-        if key in group:
+        if key in group and sides == ([1, 2] if key == "pairs" else [1, sides[1]]):
             raw = group[key][...]
             tables[key] = as_integers(raw, f"{path}: {name} {key}")
             if total is not None:
                 total.add(f"{name}_{key}", raw)
-    texts = {key: _read_texts(group[key], f"{path}: {name} {key}") for key in _TEXTS if key in group}
-    return PairSplit(name, views[0], views[1], **tables, **texts)  # type: ignore[arg-type]
+    places = {"ids": "ids"} if sides[0] == 1 else {}
+    thumbnails: dict[str, View] = {}
+    for number, (key, side) in enumerate(zip(keys, sides, strict=True), start=1):
+        own = f"caption{side}{key[len(VIEWS[0]):]}"
+        places[f"caption{number}"] = own if own in group else f"caption{side}"
+        pixels = group.get(f"view{side}_{PIXELS}")
+        if isinstance(pixels, h5py.Dataset) and pixels.name != f"/{name}/{key}":
+            thumbnails[f"thumbnails{number}"] = StreamedView.of(path, pixels, _scale(pixels, path))
+    texts = {key: _read_texts(group[place], f"{path}: {name} {place}") for key, place in places.items()
+             if place in group}
+    return PairSplit(name, views[0], views[1], **tables, **texts, **thumbnails)  # type: ignore[arg-type]
 
 
 def _scale(dataset: h5py.Dataset, path: Path) -> float:

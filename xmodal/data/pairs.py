@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.checks import check_finite, one_line
+from xmodal.data.checks import check_finite
+from xmodal.data.hashing import ArrayHash
 from xmodal.data.streamed import StreamedView, open_h5
-from xmodal.errors import DataError
+from xmodal.errors import DataError, one_line
 
 SPLITS = ("train", "valid", "test")
 #: How the names of further test splits begin.
@@ -39,6 +39,9 @@ class PairSplit:
         ids: names of the view-1 items.
         caption1: text to show for each view-1 item.
         caption2: text to show for each view-2 item.
+        thumbnails1: pictures (n1, channels, height, width) to show of the view-1 items, where the view itself holds
+            something else, such as features.
+        thumbnails2: likewise of the view-2 items.
 
     Raises:
         DataError: one line that names the split, the view and what is wrong.
@@ -52,6 +55,8 @@ class PairSplit:
     ids: list[str] | None = None
     caption1: list[str] | None = None
     caption2: list[str] | None = None
+    thumbnails1: View | None = None
+    thumbnails2: View | None = None
 
     def __post_init__(self) -> None:
         for key in ("view1", "view2"):
@@ -65,10 +70,10 @@ class PairSplit:
         if self.labels is not None and (self.labels.dtype != torch.int64 or self.labels.shape != (n1,)):
             raise DataError(f"{self.name} labels must be int64 of shape ({n1},), one for each view1 item; got "
                             f"{_dtype(self.labels)} of shape {tuple(self.labels.shape)}")
-        for key, count in (("ids", n1), ("caption1", n1), ("caption2", n2)):
-            texts = getattr(self, key)
-            if texts is not None and len(texts) != count:
-                raise DataError(f"{self.name} {key} must have {count:,} entries, one for each item; got {len(texts):,}")
+        for key, count in (("ids", n1), ("caption1", n1), ("caption2", n2), ("thumbnails1", n1), ("thumbnails2", n2)):
+            shown = getattr(self, key)
+            if shown is not None and len(shown) != count:
+                raise DataError(f"{self.name} {key} must have {count:,} entries, one for each item; got {len(shown):,}")
 
     @classmethod
     def of(cls, name: str, view1: Any, view2: Any, pairs: Any = None, labels: Any = None,
@@ -146,7 +151,9 @@ class PairSplit:
 
         return PairSplit(name or self.name, _select(self.view1, used1), _select(self.view2, used2), pairs,
                          None if self.labels is None else self.labels[used1], texts(self.ids, used1),
-                         texts(self.caption1, used1), texts(self.caption2, used2))
+                         texts(self.caption1, used1), texts(self.caption2, used2),
+                         None if self.thumbnails1 is None else _select(self.thumbnails1, used1),
+                         None if self.thumbnails2 is None else _select(self.thumbnails2, used2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +176,10 @@ class PairedData:
         picture2: likewise of view 2.
         rising1: whether the rows of a picture in view 1 go from bottom to top, as those of spectrograms do.
         rising2: likewise of view 2.
+        view1_name: what view 1 is called, where a file holds several to choose from, such as ``efficientnet``.
+        view2_name: likewise of view 2.
+        encoder1: how raw items become view 1, as JSON text for :mod:`xmodal.features`.
+        encoder2: likewise of view 2.
         further: test splits beside ``test``, such as harder ones; their names begin with ``test_``.
 
     Raises:
@@ -191,6 +202,10 @@ class PairedData:
     picture2: tuple[int, int] | None = None
     rising1: bool = False
     rising2: bool = False
+    view1_name: str = ""
+    view2_name: str = ""
+    encoder1: str = ""
+    encoder2: str = ""
     further: tuple[PairSplit, ...] = ()
 
     def __post_init__(self) -> None:
@@ -245,35 +260,6 @@ class PairedData:
     def with_fingerprint(self) -> PairedData:
         """This data set with its fingerprint, computed if it isn't known yet."""
         return self if self.fingerprint else dataclasses.replace(self, fingerprint=fingerprint(self))
-
-
-class ArrayHash:
-    """SHA-256 over arrays in the order in which they are added.
-
-    Each array counts with its key, dtype, scale, shape and values as stored (rows in order, little-endian), so that
-    the digest doesn't depend on the file format, on chunks, or on whether the array is in memory. Tables of integers
-    count as int64. The same values stored in another dtype have another digest.
-    """
-
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
-
-    def add(self, key: str, array: Any, scale: float = 1.0) -> None:
-        """Add an ndarray or an HDF5 dataset under ``key``, such as ``train_view1``."""
-        table = key.endswith(("_pairs", "_labels"))
-        dtype = np.dtype(np.int64 if table else array.dtype).newbyteorder("<")
-        shape = ",".join(str(int(n)) for n in array.shape)
-        self._sha.update(f"{key} {dtype.str} {float(scale)!r} {shape}\n".encode())
-        row_bytes = max(1, dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
-        step = max(1, (1 << 25) // row_bytes)
-        for start in range(0, array.shape[0], step):
-            block = np.ascontiguousarray(array[start:start + step], dtype=dtype)
-            if block.size:
-                self._sha.update(block.data)
-
-    def hexdigest(self) -> str:
-        """The digest so far, 64 hexadecimal digits."""
-        return self._sha.hexdigest()
 
 
 def fingerprint(data: PairedData) -> str:
