@@ -4,12 +4,13 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from xmodal.errors import ExperimentError
-from xmodal.towers import Coordinates, conv_tower, mlp, tied_decoder
+from xmodal.towers import Coordinates, conv_tower, mlp, text_tower, tied_decoder
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -217,3 +218,62 @@ def test_with_coordinates_a_network_that_averages_tells_places_apart():
 def test_coordinates_of_what_is_no_picture(shape):
     with pytest.raises(ExperimentError, match=r"Coordinates needs pictures \(n, channels, height, width\)"):
         Coordinates()(torch.zeros(shape))
+
+
+# text
+
+def text_reference(codes, tower):
+    """Byte by byte: vectors, padded convolutions, batch norm and ReLU, the maximum of each filter, a linear layer."""
+    vectors = tower[0].vectors.weight.detach().double().numpy()
+    values = vectors[codes.numpy().astype(int)].transpose(0, 2, 1)  # (n, dim, length)
+    layers = list(tower)[1:]
+    while isinstance(layers[0], nn.Conv1d):
+        conv, norm, _ = layers[:3]
+        kernel = conv.weight.detach().double().numpy()
+        half = kernel.shape[2] // 2
+        padded = np.pad(values, ((0, 0), (0, 0), (half, half)))
+        values = np.stack([np.einsum("ncw,ocw->no", padded[:, :, i:i + kernel.shape[2]], kernel)
+                           for i in range(values.shape[2])], axis=2)
+        scale = norm.weight.detach().double().numpy() / np.sqrt(norm.running_var.double().numpy() + norm.eps)
+        values = (values - norm.running_mean.double().numpy()[None, :, None]) * scale[None, :, None] \
+            + norm.bias.detach().double().numpy()[None, :, None]
+        values = values.clip(min=0)
+        layers = layers[3:]
+    last = tower[-1]
+    return values.max(axis=2) @ last.weight.detach().double().numpy().T + last.bias.detach().double().numpy()
+
+
+@pytest.mark.parametrize(("channels", "width"), [([5], 3), ([4, 6], 5), ([], 1)])
+def test_the_text_tower_is_convolutions_over_bytes(channels, width):
+    torch.manual_seed(0)
+    tower = text_tower((9,), channels, 3, embedding=4, width=width, dropout=0.5)
+    codes = torch.tensor([[100.0, 111, 103, 0, 0, 0, 0, 0, 0], [0.0] * 9, [255.0, 1, 2, 3, 4, 5, 6, 7, 8]])
+    tower.train()
+    for _ in range(3):
+        tower(codes)  # so that batch norm has statistics of its own
+    tower.eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(tower(codes).numpy(), text_reference(codes, tower), atol=1e-5)
+
+
+def test_the_byte_zero_learns_nothing():
+    tower = text_tower((4,), [3], 2, embedding=2)
+    tower(torch.tensor([[0.0, 0, 5, 0], [7.0, 0, 0, 0]])).square().sum().backward()
+    gradient = tower[0].vectors.weight.grad
+    assert gradient[0].abs().sum() == 0 and gradient[5].abs().sum() > 0 and gradient[9].abs().sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.uint8])
+def test_bytes_of_any_dtype_are_read(dtype):
+    tower = text_tower((4,), [3], 2).eval()
+    codes = torch.tensor([[200, 3, 0, 0]])
+    assert torch.equal(tower(codes.to(dtype)), tower(codes.float()))
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: text_tower((3, 4), [2], 2), "needs items of shape"), (lambda: text_tower((4,), [2], 2, width=2), "odd"),
+    (lambda: text_tower((4,), [2], 2)(torch.full((2, 4), 256.0)), "needs bytes"),
+    (lambda: text_tower((4,), [2], 2)(torch.full((2, 4), -1.0)), "needs bytes")])
+def test_what_is_no_text(make, message):
+    with pytest.raises(ExperimentError, match=message):
+        make()

@@ -16,7 +16,7 @@ Shape = Sequence[int]
 _MONOTONE = (nn.ELU, nn.ReLU, nn.Sigmoid, nn.Tanh)
 
 
-def _initialised(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+def _initialised(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> nn.Module:
     """Weights of variance 1/fan_in (He et al. 2015 with gain 1, the published models' initialisation), no bias."""
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
     if layer.bias is not None:
@@ -101,6 +101,60 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
     tower = nn.Sequential(*layers)
     tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third less time, CPU and bfloat16
     return tower
+
+
+def text_tower(shape: Shape, channels: Sequence[int], dim: int, *, embedding: int = 64, width: int = 3,
+               nonlinearity: Callable[[], nn.Module] = nn.ReLU, dropout: float = 0.0) -> nn.Sequential:
+    """Convolutional tower that reads characters (Zhang et al. 2015, arXiv 1509.01626): learned vectors of bytes, one
+    convolution with batch norm and nonlinearity for each of ``channels``, the maximum over all places, a linear layer.
+
+    Args:
+        shape: of one item, ``(length,)``: UTF-8 bytes as numbers from 0 to 255, 0 where the text has ended.
+        channels: filters of each convolution.
+        dim: width of the output.
+        embedding: width of the vectors of bytes.
+        width: of the convolutions, odd.
+        nonlinearity: makes the activation module.
+        dropout: probability with which a unit is dropped before the last layer.
+
+    Raises:
+        ExperimentError: an item that is no text, or an even width.
+    """
+    if len(shape) != 1:
+        raise ExperimentError(f"text_tower needs items of shape (length,), got {tuple(shape)}")
+    if width < 1 or width % 2 == 0:
+        raise ExperimentError(f"text_tower: width must be odd, got {width}")
+    layers: list[nn.Module] = [Characters(embedding)]
+    for fan_in, fan_out in pairwise([embedding, *channels]):
+        layers += [_initialised(nn.Conv1d(fan_in, fan_out, width, padding=width // 2, bias=False)),
+                   nn.BatchNorm1d(fan_out), nonlinearity()]
+    layers += [nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Dropout(dropout)]
+    layers.append(_initialised(nn.Linear([embedding, *channels][-1], dim)))
+    return nn.Sequential(*layers)
+
+
+class Characters(nn.Module):
+    """Learned vectors of bytes; the byte 0, which fills a text up, is the vector 0.
+
+    Args:
+        dim: width of the vectors.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(256, dim, padding_idx=0)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(n, length) whole numbers from 0 to 255, of any dtype, to (n, dim, length).
+
+        Raises:
+            ExperimentError: other numbers, as features are.
+        """
+        codes = codes.long()
+        if codes.numel() and not (codes.min() >= 0 and codes.max() < 256):
+            raise ExperimentError("Characters needs bytes, numbers from 0 to 255: give the data's view codes (--views)")
+        vectors: Tensor = self.vectors(codes)
+        return vectors.mT
 
 
 class Coordinates(nn.Module):
