@@ -4,7 +4,10 @@
   python prepare_data.py mnist_halves
   python prepare_data.py iapr --synthetic      made-up values of the full shape
   python prepare_data.py audio_score           engraved and played here (extra: audio)
-  python prepare_data.py audio_score --show pairs.png
+  python prepare_data.py emoji --show pairs.png
+  python prepare_data.py icons --image_features efficientnet hog   (extra: images)
+  python prepare_data.py from_folder --images DIR --captions FILE.tsv --name mine
+  python prepare_data.py iapr --images DIR --annotations DIR   (the public release)
   python prepare_data.py audio_score --wav "bach/bwv10.7@12.500" query.wav
 """
 from __future__ import annotations
@@ -18,14 +21,15 @@ import torch
 
 from xmodal.atomic import replacing
 from xmodal.cli.common import command_parser, run_command, seed_number
-from xmodal.cli.drawing import items_of, view_styles
+from xmodal.cli.drawing import shown_items, shown_styles
 from xmodal.data.files import read_h5, write_h5
 from xmodal.data.pairs import PairedData
 from xmodal.data.sets import DATA_SETS, DataSet, default_data_dir, load_data
 from xmodal.errors import DataError, did_you_mean
 from xmodal.pictures import pair_sheet
 
-_OPTIONS = ("source", "url", "synthetic", "legacy_normalisation", "pairs", "seed", "corpus")
+_OPTIONS = ("source", "url", "synthetic", "legacy_normalisation", "pairs", "seed", "corpus", "images", "captions",
+            "annotations", "image_features", "text_features", "keep_unpaired", "zero_shot")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +55,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=seed_number, help="of what is drawn (audio_score; default 23)")
     parser.add_argument("--corpus", nargs="+", metavar="NAME",
                         help="scores (default), tunes, all, composers, or folders of your own scores (audio_score)")
+    own = parser.add_argument_group("pictures and texts (from_folder, iapr, emoji, icons)")
+    own.add_argument("--images", type=Path, metavar="DIR", help="folder of pictures: PNG, JPEG, WebP (from_folder, "
+                     "iapr)")
+    own.add_argument("--captions", type=Path, metavar="FILE", help="table of pictures and captions: .tsv, .csv, .jsonl "
+                     "(from_folder)")
+    own.add_argument("--annotations", type=Path, metavar="DIR", help="folder of .eng files (iapr)")
+    own.add_argument("--name", dest="called", metavar="NAME", help="of your own data: NAME.h5 (from_folder)")
+    own.add_argument("--image_features", nargs="+", metavar="HOW", help="efficientnet (default), hog, timm:NAME, "
+                     "torchvision:NAME, MODULE:FUNCTION; the first is the default view")
+    own.add_argument("--text_features", nargs="+", metavar="HOW", help="tfidf (default), sentences, MODULE:FUNCTION")
+    own.add_argument("--keep_unpaired", action="store_true", help="keep pictures without captions and captions without "
+                     "pictures (from_folder)")
+    own.add_argument("--zero_shot", action="store_true", help="hold out whole classes; writes "
+                     "NAME_zero_shot.h5 (emoji, icons)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to this .h5 file")
     parser.add_argument("--data_dir", type=Path, metavar="DIR", help="write to DIR/NAME.h5 ($XMODAL_DATA or data)")
     return parser
@@ -74,19 +92,38 @@ def _run(args: argparse.Namespace) -> int:
     if args.out is not None and args.out.suffix.lower() not in (".h5", ".hdf5"):
         raise DataError(f"--out must name a .h5 file; got {args.out}")
     if args.show is not None or args.wav is not None:
-        if useless := [f"--{option}" for option in chosen if option != "corpus"]:
+        if useless := [f"--{option}" for option in chosen if option not in ("corpus", "zero_shot")]:
             raise DataError(f"--show and --wav look at data that are prepared; leave out {' and '.join(useless)}")
-        data = load_data(str(args.out) if args.out else args.name, data_dir=data_dir)
+        name = args.called or (f"{args.name}_zero_shot" if args.zero_shot else args.name)
+        data = load_data(str(args.out or name), data_dir=data_dir)
         return _show(data, args.show) if args.show is not None else _play(known, data, args)
     useless = [f"--{option}" for option in ("pairs", "seed", "corpus") if option in chosen]
     if "source" in chosen and useless:
         raise DataError(f"--source reads pairs that are there; leave out {' and '.join(useless)}")
     if known.prepare is None:
         return _built_in(args.name, args.out)
-    out = args.out or data_dir / f"{args.name}.h5"
+    out = args.out or data_dir / f"{_file_name(args, known)}.h5"
     known.prepare(out, say=_say, **chosen)
     _report(read_h5(out), out)
     return 0
+
+
+def _file_name(args: argparse.Namespace, known: DataSet) -> str:
+    """What the prepared data are called: by the user where the data are the user's."""
+    if "captions" not in known.options:
+        if args.called is not None:
+            raise DataError(f"{args.name} takes no --name; --out FILE writes elsewhere")
+        return f"{args.name}_zero_shot" if args.zero_shot else str(args.name)
+    missing = [option for option, value in (("--images DIR", args.images), ("--captions FILE", args.captions),
+                                            ("--name NAME", args.called or args.out)) if value is None]
+    if missing:
+        raise DataError(f"{args.name} needs {' '.join(missing)}")
+    name = args.called or args.out.stem
+    if name in DATA_SETS:
+        raise DataError(f"--name {name} is the name of a data set that comes with xmodal; take another")
+    if Path(name).name != name or name in (".", "..") or "." in name or "\0" in name:
+        raise DataError(f"--name becomes the name of a file and can't be {name!r}")
+    return str(name)
 
 
 def _show(data: PairedData, file: Path) -> int:
@@ -95,8 +132,8 @@ def _show(data: PairedData, file: Path) -> int:
     rows = torch.linspace(0, len(data.train) - 1, min(12, len(data.train) // 4 * 4 or len(data.train))).long()
     chosen = data.train.select(rows)
     pairs = chosen.pair_table()
-    sheet = pair_sheet(items_of(chosen.view1, pairs[:, 0]), items_of(chosen.view2, pairs[:, 1]),
-                       view_styles(data, chosen))
+    sheet = pair_sheet(shown_items(data, chosen, 0, pairs[:, 0]), shown_items(data, chosen, 1, pairs[:, 1]),
+                       shown_styles(data, chosen))
     with replacing(file) as beside:
         sheet.savefig(beside, format="png")
     print(f"wrote {file}")

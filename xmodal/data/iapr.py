@@ -5,6 +5,7 @@ and pairwise ranking loss. International Journal of Multimedia Information Retri
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from xmodal.data.checks import check_finite
 from xmodal.data.fetch import Say, download, sha256_of
 from xmodal.data.files import read_h5, write_h5
 from xmodal.data.gaussian import linear_gaussian
+from xmodal.data.iapr_release import prepare_release
 from xmodal.data.npz import load_member, npz_keys
 from xmodal.data.pairs import PairedData, PairSplit
 from xmodal.errors import DataError
@@ -38,7 +40,9 @@ PUBLISHED = Protocol()
 
 
 def prepare(path: Path, *, say: Say = print, source: Path | None = None, url: str | None = None,
-            synthetic: bool = False, legacy_normalisation: bool = False, protocol: Protocol | None = None) -> None:
+            synthetic: bool = False, legacy_normalisation: bool = False, images: Path | None = None,
+            annotations: Path | None = None, image_features: Sequence[str] | None = None,
+            text_features: Sequence[str] | None = None, protocol: Protocol | None = None) -> None:
     """Write the data set to the HDF5 file ``path``.
 
     Args:
@@ -49,6 +53,11 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None, url: st
             ``downloads/`` and used again the next time.
         synthetic: write made-up data of the full shape, see :func:`synthetic_data`.
         legacy_normalisation: see :func:`from_arrays`.
+        images: with ``annotations``, the public release in place of the published features, see
+            :func:`xmodal.data.iapr_release.prepare_release`.
+        annotations: its annotations.
+        image_features: of the release; ``efficientnet`` by default.
+        text_features: of the release; ``tfidf`` by default.
         protocol: other sizes than the published ones.
 
     Raises:
@@ -56,6 +65,18 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None, url: st
         OSError: the disk is full or the folder can't be written to.
     """
     protocol = protocol or PUBLISHED
+    if images is not None or annotations is not None:
+        if images is None or annotations is None:
+            raise DataError("the release of IAPR TC-12 needs both --images and --annotations")
+        if source is not None or url is not None or synthetic or legacy_normalisation:
+            raise DataError("--images and --annotations read the release; leave out --source, --url, --synthetic and "
+                            "--legacy_normalisation")
+        prepare_release(path, images, annotations, sizes=(protocol.n_valid, protocol.n_test), seed=protocol.seed,
+                        width=protocol.text_width, say=say, image_features=image_features or ("efficientnet",),
+                        text_features=text_features or ("tfidf",))
+        return
+    if image_features or text_features:
+        raise DataError("--image_features and --text_features are for the release: give --images and --annotations")
     if synthetic:
         if source is not None or url is not None:
             raise DataError("--synthetic makes its own data; leave out --source and --url")

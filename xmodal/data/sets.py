@@ -4,18 +4,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xmodal.data import audio_score, iapr, mnist_halves, mnist_label
-from xmodal.data.checks import one_line
+from xmodal.data import audio_score, emoji, folder, iapr, icons, mnist_halves, mnist_label
 from xmodal.data.digits import load_digits
-from xmodal.data.files import read_h5
+from xmodal.data.files import VIEWS, read_h5
 from xmodal.data.npz import data_from_arrays, read_npz
 from xmodal.data.pairs import PairedData
-from xmodal.errors import DataError, XmodalError, did_you_mean
+from xmodal.errors import DataError, XmodalError, did_you_mean, one_line
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,16 @@ DATA_SETS: Mapping[str, DataSet] = {
     "audio_score": DataSet("sheet music and its sound, 80x100 + 92x42 values, 13,000 pairs",
                            prepare=audio_score.prepare, options=("source", "pairs", "seed", "corpus"),
                            play=audio_score.play),
+    "emoji": DataSet("emoji by three artists and their names in 28 languages, 4,800 pairs", prepare=emoji.prepare,
+                     options=("source", "image_features", "text_features", "zero_shot")),
+    "icons": DataSet("icons of two sets and their names, 13,400 pairs", prepare=icons.prepare,
+                     options=("source", "image_features", "text_features", "zero_shot")),
     "iapr": DataSet("IAPR TC-12 images and texts, 4096 + 2048 values, 19,996 pairs", prepare=iapr.prepare,
-                    options=("source", "url", "synthetic", "legacy_normalisation")),
+                    options=("source", "url", "synthetic", "legacy_normalisation", "images", "annotations",
+                             "image_features", "text_features")),
+    "from_folder": DataSet("your own pictures and captions: --images DIR --captions FILE --name NAME",
+                           prepare=folder.prepare, options=("images", "captions", "image_features", "text_features",
+                                                            "keep_unpaired")),
 }
 
 
@@ -52,7 +59,8 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XMODAL_DATA") or "data")
 
 
-def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = None) -> PairedData:
+def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = None,
+              views: Sequence[str] | None = None) -> PairedData:
     """The data set that ``spec`` names, with its fingerprint.
 
     Args:
@@ -61,6 +69,8 @@ def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = 
             dict of arrays with the NPZ keys.
         data_dir: where prepared data lie; ``$XMODAL_DATA`` or ``data`` by default.
         stream: leave the views of an HDF5 file on disk; None decides by the free memory.
+        views: the names of the two views to take, where an HDF5 file holds more; None takes its first two, which are
+            also called ``view1`` and ``view2``.
 
     Raises:
         DataError: unknown, not prepared, missing or damaged, or with bad values; one line that says what to do.
@@ -68,7 +78,10 @@ def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = 
     path = Path(spec)
     suffix = path.suffix.lower()
     if suffix in (".h5", ".hdf5"):
-        return read_h5(path, stream)
+        return read_h5(path, stream, views)
+    built_in = DATA_SETS[spec].load if spec in DATA_SETS else None
+    if views is not None and tuple(views) != VIEWS and (built_in is not None or suffix in (".npz", ".py")):
+        raise DataError(f"{spec} has no views to choose from; give view1 view2")
     if suffix == ".npz":
         return read_npz(path)
     if suffix == ".py":
@@ -76,16 +89,16 @@ def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = 
     if not spec or suffix or len(path.parts) != 1:
         raise DataError(f"can't read {spec or 'nothing'} as data: expected a name, a .h5, .hdf5 or .npz file, or a .py "
                         "file with load()")
-    return _load_named(spec, data_dir or default_data_dir(), stream)
+    return _load_named(spec, data_dir or default_data_dir(), stream, views)
 
 
-def _load_named(name: str, data_dir: Path, stream: bool | None) -> PairedData:
+def _load_named(name: str, data_dir: Path, stream: bool | None, views: Sequence[str] | None) -> PairedData:
     known = DATA_SETS.get(name)
     if known is not None and known.load is not None:
         return known.load()
     file = data_dir / f"{name}.h5"
     if file.is_file():
-        return read_h5(file, stream)
+        return read_h5(file, stream, views)
     if known is not None:
         raise DataError(f"{name} is not prepared: run python prepare_data.py {name} (looked for {file})")
     names = {*DATA_SETS, *(one.stem for one in data_dir.glob("*.h5"))}
