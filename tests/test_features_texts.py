@@ -342,7 +342,8 @@ def test_names_of_no_function_say_what_is_wrong(my_folder, name, message):
 
 @pytest.mark.parametrize("kind", ["bert", None, 3])
 def test_encoders_of_another_kind_are_refused(kind):
-    with pytest.raises(DataError, match=f"^can't encode texts by {kind!r}; known: tfidf, sentences, codes, named$"):
+    known = "known: tfidf, sentences, codes, named, joined"
+    with pytest.raises(DataError, match=f"^can't encode texts by {kind!r}; {known}$"):
         text_encoder({"kind": kind})
     with pytest.raises(DataError, match="can't encode texts by None"):
         text_encoder({})

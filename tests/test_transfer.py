@@ -336,7 +336,7 @@ def test_command_refuses_data_without_labels_before_it_evaluates(trained: Path, 
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits")
     plain = dataclasses.replace(data, test=dataclasses.replace(data.test, labels=None))
-    monkeypatch.setattr(run_eval, "load_data", lambda name: plain)
+    monkeypatch.setattr(run_eval, "load_run_data", lambda args, about: plain)
     monkeypatch.setattr(run_eval, "load_model", None)
     assert run_eval.main(["--model", MODEL, "--data", "digits", "--transfer"]) == 2
     err = capsys.readouterr().err

@@ -171,9 +171,14 @@ def _built_in(name: str, out: Path | None) -> int:
 
 def _list(data_dir: Path) -> None:
     for name, known in DATA_SETS.items():
-        ready = known.load is not None or (data_dir / f"{name}.h5").is_file()
         print(f"{name:<14}{known.summary}")
-        print(f"{'':<14}{'ready' if ready else f'not prepared: python prepare_data.py {name}'}")
+        if "captions" in known.options:
+            state = f"python prepare_data.py {name} --help"
+        elif known.load is not None or (data_dir / f"{name}.h5").is_file():
+            state = "ready"
+        else:
+            state = f"not prepared: python prepare_data.py {name}"
+        print(f"{'':<14}{state}")
 
 
 def _report(data: PairedData, out: Path | None) -> None:

@@ -30,7 +30,7 @@ class Problems:
         """
         for kind, items in self._found.items():
             more = f" and {len(items) - EXAMPLES:,} more" if len(items) > EXAMPLES else ""
-            say(f"  {len(items):,} {kind}: {'; '.join(items[:EXAMPLES])}{more}")
+            say(f"  {kind}: {len(items):,} ({'; '.join(items[:EXAMPLES])}{more})")
         if self._found:
             with replacing(file) as beside:
                 beside.write_text("".join(f"{kind}\t{item}\n" for kind, items in self._found.items() for item in items),

@@ -48,7 +48,7 @@ DATA_SETS: Mapping[str, DataSet] = {
     "iapr": DataSet("IAPR TC-12 images and texts, 4096 + 2048 values, 19,996 pairs", prepare=iapr.prepare,
                     options=("source", "url", "synthetic", "legacy_normalisation", "images", "annotations",
                              "image_features", "text_features")),
-    "from_folder": DataSet("your own pictures and captions: --images DIR --captions FILE --name NAME",
+    "from_folder": DataSet("pictures and captions of your own, 1280 + 2048 values",
                            prepare=folder.prepare, options=("images", "captions", "image_features", "text_features",
                                                             "keep_unpaired")),
 }
