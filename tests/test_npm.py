@@ -30,7 +30,7 @@ def test_files_are_found_and_read_in_the_archives_order(tmp_path):
         assert package.names("data/") == ["data/c.json"] and "a.txt" in package and "package/a.txt" not in package
         assert package.read("a.txt") == b"first"
         assert list(package.read_all(["a.txt", "data/c.json", "b.txt", "a.txt"])) == list(FILES.items())
-        with pytest.raises(DataError, match="toys@1.0.0 holds no file z.txt"):
+        with pytest.raises(DataError, match=r"holds no file z\.txt"):
             package.read("z.txt")
 
 
@@ -38,24 +38,29 @@ def test_a_scoped_package_has_its_scope_in_the_archives_name(tmp_path):
     pack(tmp_path, "some-toys-2.0.0.tgz")
     with npm_package("@some/toys@2.0.0", source=tmp_path) as package:
         assert "b.txt" in package
-    with pytest.raises(DataError, match="no file .*some-toys-3.0.0.tgz; --source takes the folder"), \
+    with pytest.raises(DataError, match=r"no file .*some-toys-3\.0\.0\.tgz; --source takes the folder"), \
             npm_package("@some/toys@3.0.0", source=tmp_path):
         pass
 
 
-def test_an_archive_cut_short_anywhere_is_an_error_of_ours(tmp_path):
+def test_an_archive_cut_short_anywhere_is_an_error_of_ours_or_all_there(tmp_path):
     whole = pack(tmp_path).read_bytes()
-    for length in range(0, len(whole) - 8, 3):
+    refused = 0
+    for length in range(len(whole)):
         (tmp_path / "toys-1.0.0.tgz").write_bytes(whole[:length])
-        with pytest.raises(DataError, match="damaged|holds no file"), \
-                npm_package("toys@1.0.0", source=tmp_path) as package:
-            dict(package.read_all(list(FILES)))
+        try:
+            with npm_package("toys@1.0.0", source=tmp_path) as package:
+                assert dict(package.read_all(list(FILES))) == FILES
+        except DataError as error:
+            refused += 1
+            assert "is damaged" in str(error) or "holds no file" in str(error)
+    assert refused > len(whole) / 2
 
 
 def test_a_file_that_is_too_large_is_not_unpacked(tmp_path, monkeypatch):
     pack(tmp_path)
     monkeypatch.setattr(npm, "_LARGEST_MEMBER", 5)
-    with npm_package("toys@1.0.0", source=tmp_path) as package, pytest.raises(DataError, match="b.txt is too large"):
+    with npm_package("toys@1.0.0", source=tmp_path) as package, pytest.raises(DataError, match=r"b\.txt is too large"):
         package.read("b.txt")
 
 
