@@ -1,6 +1,7 @@
 """Tables of pictures and captions, as people keep them: TSV, CSV or JSON lines."""
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -38,14 +39,17 @@ def read_captions(file: Path, problems: Problems) -> list[Caption]:
     Empty captions, lines that can't be read and lines that aren't UTF-8 (read as Latin-1) go into ``problems``.
 
     Raises:
-        DataError: no such file, another suffix, or no captions in it.
+        DataError: no such file, another suffix, UTF-16, or no captions in it.
     """
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"--captions {file}: expected a .tsv, .csv or .jsonl file")
     if not file.is_file():
         raise DataError(f"no file {file}")
-    text = _decoded(file.read_bytes(), problems)
+    raw = file.read_bytes()
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{file} is in UTF-16; save it as UTF-8")
+    text = _decoded(raw.removeprefix(codecs.BOM_UTF8), problems)
     rows = _json_lines(text, problems) if suffix == ".jsonl" else _table(text, suffix, file, problems)
     captions = []
     for picture, texts, line, split in rows:
@@ -56,7 +60,9 @@ def read_captions(file: Path, problems: Problems) -> list[Caption]:
             problems.add("lines with an unknown split, left out (train, valid or test)", f"line {line}: {split[:20]}")
             continue
         for one in texts:
-            folded = " ".join(one.split())
+            folded = " ".join(storable(one).split())
+            if folded != " ".join(one.split()):
+                problems.add("captions with NUL characters or halves of others, replaced", f"{picture} (line {line})")
             if folded:
                 captions.append(Caption(picture, folded, line, _SPLITS.get(split.lower(), "")))
             else:
@@ -66,9 +72,14 @@ def read_captions(file: Path, problems: Problems) -> list[Caption]:
     return captions
 
 
+def storable(text: str) -> str:
+    """``text`` without what HDF5 can't store: NUL becomes a space, half of a surrogate pair a question mark."""
+    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
+
+
 def _decoded(raw: bytes, problems: Problems) -> str:
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-8")
     except UnicodeDecodeError:
         lines = []
         for number, line in enumerate(raw.split(b"\n"), start=1):
@@ -77,7 +88,7 @@ def _decoded(raw: bytes, problems: Problems) -> str:
             except UnicodeDecodeError:
                 problems.add("lines that are not UTF-8, read as Latin-1", f"line {number}")
                 lines.append(line.decode("latin-1"))
-        return "\n".join(lines).removeprefix("\ufeff")
+        return "\n".join(lines)
 
 
 _Row = tuple[str, Sequence[str], int, str]
@@ -108,12 +119,9 @@ def _first(entry: dict[str, Any], keys: Iterable[str]) -> Any:
 def _table(text: str, suffix: str, file: Path, problems: Problems) -> Iterator[_Row]:
     """TSV is split at tabs alone, CSV also knows quotes."""
     if suffix == ".csv":
-        first = text.partition("\n")[0]
-        separator = max(",;|", key=first.count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-        rows = _numbered(reader, problems)
+        rows = _numbered(_csv_reader(text, _separator(text)), problems)
     else:
-        rows = ((number, line.split("\t")) for number, line in enumerate(re.split("\r?\n", text), start=1))
+        rows = ((number, line.split("\t")) for number, line in enumerate(re.split("\r\n?|\n", text), start=1))
     picture, texts, split = 0, None, None
     for position, (number, fields) in enumerate((number, fields) for number, fields in rows if any(fields)):
         values = [field.strip() for field in fields]
@@ -129,14 +137,32 @@ def _table(text: str, suffix: str, file: Path, problems: Problems) -> Iterator[_
             values[split] if split is not None and split < len(values) else ""
 
 
+def _separator(text: str) -> str:
+    """The one that makes names of columns of the first line, or else the first one there that is outside of quotes."""
+    first = (text.lstrip().splitlines() or [""])[0]
+    for separator in ",;|":
+        if _header([field.strip(' "').lower() for field in first.split(separator)]) is not None:
+            return separator
+    found = re.search(r"[,;|]", re.sub(r'"[^"]*"', "", first))
+    return found[0] if found else ","
+
+
+def _csv_reader(text: str, separator: str) -> Any:
+    """Strict, since an open quote would silently make one caption of many lines."""
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+
+
 def _numbered(reader: Any, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     while True:
+        before = reader.line_num
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            problems.add("lines that can't be read", f"line {reader.line_num}: {one_line(error)}")
+            lines = f"line {reader.line_num}" if reader.line_num <= before + 1 else \
+                f"lines {before + 1} to {reader.line_num}"
+            problems.add("lines that can't be read", f"{lines}: {one_line(error)}")
             continue
         yield reader.line_num, fields
 

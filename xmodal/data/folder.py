@@ -2,17 +2,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
-from xmodal.data.captions import Caption, read_captions
+from xmodal.data.captions import Caption, read_captions, storable
 from xmodal.data.fetch import Say
 from xmodal.data.image_text import (
     BATCH,
     THUMBNAIL,
+    Encoded,
     ImageText,
     TextView,
     encode_pictures,
@@ -24,6 +26,7 @@ from xmodal.data.problems import Problems
 from xmodal.data.splitting import SPLIT_SEED, split_groups
 from xmodal.errors import DataError
 from xmodal.features.choices import image_encoders, text_encoders
+from xmodal.features.images import ImageEncoder
 from xmodal.features.pictures import SUFFIXES, Picture, UnusablePictureError, read_picture
 from xmodal.features.texts import Codes
 
@@ -59,42 +62,54 @@ def prepare(path: Path, *, say: Say = print, images: Path, captions: Path,
     """
     encoders = image_encoders(image_features)
     text_makers = {**text_encoders(text_features, words=WORDS), "codes": Codes()}
-    problems = Problems()
+    problems, told_in = Problems(), path.with_suffix(".problems.tsv")
+    try:
+        kept, ids, pictures = _read(images, captions, encoders, keep_unpaired, problems, say)
+        side1, side2, how = _sides(kept, pictures.thumbnails, problems)
+    except DataError:
+        if problems:  # they may be the reason
+            problems.tell(say, told_in)
+        raise
+    problems.tell(say, told_in)
+    texts = [caption.text for caption, _ in kept]
+    pairs = np.array([(picture, i) for i, (_, picture) in enumerate(kept) if picture >= 0],
+                     dtype=np.int64).reshape(-1, 2)
+    items = ImageText(ids, {name: TextView(texts, maker) for name, maker in text_makers.items()}, pairs,
+                      split_rows(side1, side2))
+    write_image_text(path, items, pictures, {"name": path.stem, "source": storable(
+        f"pictures of {images.resolve().name}, captions of {captions.name}"), "note": how,
+        "split_seed": None if any(caption.split for caption, _ in kept) else SPLIT_SEED})
+
+
+def _read(images: Path, captions: Path, encoders: Mapping[str, ImageEncoder], keep_unpaired: bool, problems: Problems,
+          say: Say) -> tuple[list[tuple[Caption, int]], list[str], Encoded]:
+    """Captions, each with the row of its picture or -1 for none; names of the pictures; the pictures."""
     table = read_captions(captions, problems)
     folder = PictureFolder(images, problems)
-    wanted = {caption: folder.find(caption.picture, f"line {caption.line}", problems)
-              for caption in _without_repeats(table, problems)}
-    used = {name for name in wanted.values() if name}
-    if bare := sorted(folder.paths.keys() - used):
-        for name in bare:
-            problems.add("pictures without captions" + (", kept" if keep_unpaired else ""), name)
+    wanted = _without_repeats(table, folder, problems)
+    used = {name for _, name in wanted if name}
+    for name in sorted(folder.paths.keys() - used):
+        problems.add("pictures without captions" + (", kept" if keep_unpaired else ""), name)
     ids: list[str] = []
     size = max([THUMBNAIL, *(encoder.size for encoder in encoders.values())])
     pictures = encode_pictures(read_pictures(
         [(name, folder.paths[name]) for name in sorted(folder.paths if keep_unpaired else used)], size, ids, problems),
         encoders, say)
     row = {name: i for i, name in enumerate(ids)}
-    kept = [(caption, row.get(name, -1)) for caption, name in wanted.items()
-            if name is not None and (name in row or (keep_unpaired and name == ""))]
-    side1, side2, how = _sides(kept, pictures.thumbnails, problems)
-    texts = [caption.text for caption, _ in kept]
-    pairs = np.array([(picture, i) for i, (_, picture) in enumerate(kept) if picture >= 0],
-                     dtype=np.int64).reshape(-1, 2)
-    problems.tell(say, path.with_suffix(".problems.tsv"))
-    items = ImageText(ids, {name: TextView(texts, maker) for name, maker in text_makers.items()}, pairs,
-                      split_rows(side1, side2))
-    write_image_text(path, items, pictures, {"name": path.stem, "source": f"pictures of {images.name}, captions of "
-                                             f"{captions.name}", "split_seed": SPLIT_SEED, "note": how})
+    kept = [(caption, row.get(name, -1)) for caption, name in wanted if name in row or (keep_unpaired and not name)]
+    return kept, ids, pictures
 
 
-def _without_repeats(table: Sequence[Caption], problems: Problems) -> Iterator[Caption]:
-    seen: set[tuple[str, str]] = set()
+def _without_repeats(table: Sequence[Caption], folder: PictureFolder, problems: Problems) -> list[tuple[Caption, str]]:
+    """Captions and the names of their pictures, "" for none; those that name a picture as they may not are left out."""
+    found: dict[tuple[str, str, str], tuple[Caption, str]] = {}
     for caption in table:
-        if (caption.picture, caption.text) in seen:
-            problems.add("captions given twice for one picture", f"{caption.picture} (line {caption.line})")
+        name = folder.find(caption.picture, f"line {caption.line}", problems)
+        if name is None:
             continue
-        seen.add((caption.picture, caption.text))
-        yield caption
+        if found.setdefault((name, "" if name else caption.picture, caption.text), (caption, name))[0] is not caption:
+            problems.add("captions given twice for one picture", f"{caption.picture} (line {caption.line})")
+    return list(found.values())
 
 
 def _sides(kept: Sequence[tuple[Caption, int]], thumbnails: np.ndarray, problems: Problems
@@ -102,32 +117,39 @@ def _sides(kept: Sequence[tuple[Caption, int]], thumbnails: np.ndarray, problems
     """0 (train), 1 (valid) or 2 (test) for each picture and each caption, and how that was decided."""
     if any(caption.split for caption, _ in kept):
         return *_given_sides(kept, len(thumbnails), problems), "split as the table says"
-    looks = [thumbnail.tobytes() for thumbnail in thumbnails]
-    said: list[set[str]] = [set() for _ in looks]
+    alone = [i for i, (_, picture) in enumerate(kept) if picture < 0]
+    keys: list[list[Hashable]] = [[thumbnail.tobytes()] for thumbnail in thumbnails]
     for caption, picture in kept:
         if picture >= 0:
-            said[picture].add(caption.text.casefold())
-    alone = [i for i, (_, picture) in enumerate(kept) if picture < 0]
-    side = split_groups([[look, *sorted(texts)] for look, texts in zip(looks, said, strict=True)]
-                        + [[kept[i][0].text.casefold()] for i in alone])
+            keys[picture].append(caption.text.casefold())
+    keys += [[kept[i][0].text.casefold()] for i in alone]
+    side_of: dict[Hashable, int] = {}
+    for partners in (True, False):  # apart, so that each split gets pairs; what is like an item with partner follows it
+        new = [key for key in keys if (len(key) > 1) == partners and key[0] not in side_of]
+        for key, where in zip(new, split_groups(new) if new else (), strict=True):
+            side_of.update(dict.fromkeys(key, int(where)))
+    side = np.array([side_of[key[0]] for key in keys], dtype=np.int64)
     side2 = np.array([side[picture] for _, picture in kept], dtype=np.int64)
-    side2[alone] = side[len(looks):]
-    return side[:len(looks)], side2, (f"split 80/10/10 with seed {SPLIT_SEED}; pictures that look the same or share a "
-                                      "caption are kept together")
+    side2[alone] = side[len(thumbnails):]
+    return side[:len(thumbnails)], side2, (f"split 80/10/10 with seed {SPLIT_SEED}; pictures that look the same or "
+                                           "share a caption are kept together")
 
 
 def _given_sides(kept: Sequence[tuple[Caption, int]], n: int, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
+    """A picture is where the first of its captions that names a split is; captions that name none are with it."""
     side1 = np.full(n, -1, dtype=np.int64)
+    for caption, picture in kept:
+        if picture >= 0 and side1[picture] < 0 and caption.split:
+            side1[picture] = SPLITS.index(caption.split)
+    side1 = np.maximum(side1, 0)
     side2 = np.zeros(len(kept), dtype=np.int64)
     for i, (caption, picture) in enumerate(kept):
-        side2[i] = SPLITS.index(caption.split or "train")
-        if picture < 0:
-            continue
-        if side1[picture] not in (-1, side2[i]):
+        own = side1[picture] if picture >= 0 else 0
+        side2[i] = SPLITS.index(caption.split) if caption.split else own
+        if picture >= 0 and side2[i] != own:
             problems.add("captions of a picture that is in another split, left without a partner",
                          f"{caption.picture} (line {caption.line})")
-        side1[picture] = max(side1[picture], side2[i]) if side1[picture] < 0 else side1[picture]
-    return np.maximum(side1, 0), side2
+    return side1, side2
 
 
 class PictureFolder:
@@ -142,33 +164,45 @@ class PictureFolder:
             raise DataError(f"--images {folder}: no such folder")
         self.paths: dict[str, Path] = {}
         self._short: dict[str, list[str]] = {}
+        inside = folder.resolve()
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() not in SUFFIXES or not path.is_file():
                 continue
             place = path.relative_to(folder)
-            if not path.resolve().is_relative_to(folder.resolve()):
-                problems.add("links that lead out of the folder, left out", place.as_posix())
+            name = place.as_posix()
+            if not path.resolve().is_relative_to(inside):
+                problems.add("links that lead out of the folder, left out", name)
                 continue
-            self.paths[place.as_posix()] = path
-            for short in {place.name, place.stem, place.with_suffix("").as_posix()} - {place.as_posix()}:
-                self._short.setdefault(short, []).append(place.as_posix())
+            if name != storable(name):
+                problems.add("pictures with names that are not UTF-8, left out", name)
+                continue
+            self.paths[name] = path
+            for short in {_composed(one) for one in (name, place.name, place.stem, place.with_suffix("").as_posix())}:
+                self._short.setdefault(short, []).append(name)
         if not self.paths:
             raise DataError(f"--images {folder} holds no pictures ({', '.join(SUFFIXES)})")
 
     def find(self, name: str, where: str, problems: Problems) -> str | None:
         """The picture that a table calls ``name``, as a key of ``paths``: "" if there is none, None if the name is no
         good. Either is noted."""
-        wanted = name.replace("\\", "/").removeprefix("./")
-        if wanted.startswith("/") or ".." in wanted.split("/") or "\0" in wanted:
+        if name in self.paths:
+            return name
+        if PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts or "\0" in name:
             problems.add("names that climb out of the folder, left out", f"{name} ({where})")
             return None
-        found = [wanted] if wanted in self.paths else self._short.get(wanted, [])
+        wanted = PurePosixPath(name.replace("\\", "/")).as_posix()
+        found = [wanted] if wanted in self.paths else self._short.get(_composed(wanted), [])
         if len(found) > 1:
             problems.add("names that several pictures have, left out", f"{name}: {', '.join(found[:3])} ({where})")
             return None
         if not found:
             problems.add("captions without a picture", f"{name} ({where})")
         return found[0] if found else ""
+
+
+def _composed(name: str) -> str:
+    """With one character for é, which file systems may write as two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def read_pictures(files: Sequence[tuple[str, Path]], size: int, ids: list[str], problems: Problems
@@ -181,7 +215,7 @@ def read_pictures(files: Sequence[tuple[str, Path]], size: int, ids: list[str], 
         ids: the names of the pictures that were read are added here, in order.
         problems: takes those that could not be read, and those that were odd.
     """
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool:  # a picture of 100 megapixels takes half a gigabyte
         remaining = iter(files)
         waiting: list[tuple[str, Future[Picture]]] = []
 

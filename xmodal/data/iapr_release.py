@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xmodal.data.captions import storable
 from xmodal.data.fetch import Say
 from xmodal.data.folder import PictureFolder, read_pictures
 from xmodal.data.image_text import (
@@ -70,16 +71,20 @@ def prepare_release(path: Path, images: Path, annotations: Path, *, sizes: tuple
     texts = {}
     for place, annotation in read_annotations(annotations, problems):
         found = folder.find(annotation.image, place, problems)
-        if found:
+        if found and found in texts:
+            problems.add("further annotations of a photograph, left out", f"{place}: {found}")
+        elif found:
             texts[found] = annotation.text
     for name in sorted(folder.paths.keys() - texts.keys()):
         problems.add("photographs without an annotation", name)
     ids: list[str] = []
     order = sorted(texts, key=lambda name: (int("".join(re.findall(r"\d+", Path(name).stem)) or 0), name))
     size = max([THUMBNAIL, *(encoder.size for encoder in encoders.values())])
-    pictures = encode_pictures(read_pictures([(name, folder.paths[name]) for name in order], size, ids, problems),
-                               encoders, say)
-    problems.tell(say, path.with_suffix(".problems.tsv"))
+    try:
+        pictures = encode_pictures(read_pictures([(name, folder.paths[name]) for name in order], size, ids, problems),
+                                   encoders, say)
+    finally:
+        problems.tell(say, path.with_suffix(".problems.tsv"))
     if len(ids) <= sum(sizes):
         raise DataError(f"{len(ids):,} photographs with a text were found, of which {sizes[0]:,} are to validate and "
                         f"{sizes[1]:,} to test; expected about 20,000")
@@ -104,14 +109,14 @@ def read_annotations(folder: Path, problems: Problems) -> list[tuple[str, Annota
     """
     if not folder.is_dir():
         raise DataError(f"--annotations {folder}: no such folder")
-    files = sorted(folder.rglob("*.eng"))
+    files = sorted(file for file in folder.rglob("*.eng") if file.is_file())
     if not files:
         raise DataError(f"--annotations {folder} holds no .eng files; expected annotations_complete_eng with folders "
                         "00, 01, ...")
     found = []
     for file in files:
         place = file.relative_to(folder).as_posix()
-        content = file.read_bytes().decode("latin-1")
+        content = storable(file.read_bytes().decode("latin-1"))
         image = _field(content, "IMAGE").replace("\\", "/").removeprefix("images/")
         text = " ".join(part for part in (_field(content, name) for name in TEXT_FIELDS) if part)
         if not image:

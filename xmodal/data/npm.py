@@ -110,7 +110,7 @@ def _in_folder(name: str, folder: Path) -> Path:
 
 def _opened(tarball: Path, name: str) -> Iterator[Package]:
     try:
-        archive = tarfile.open(tarball)  # noqa: SIM115 (closed below, whatever the caller does)
+        archive = tarfile.open(tarball, "r:gz")  # noqa: SIM115 (closed below, whatever the caller does)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{name} is damaged ({one_line(error)})") from error
     with archive:

@@ -16,8 +16,11 @@ class Problems:
         self._found: dict[str, list[str]] = {}
 
     def add(self, kind: str, item: str) -> None:
-        """Note that ``item`` is one of ``kind``, such as ``empty captions``."""
-        self._found.setdefault(kind, []).append(item)
+        """Note that ``item`` is one of ``kind``, such as ``empty captions``; tabs and the like are written ``\\t``."""
+        self._found.setdefault(kind, []).append("".join(map(_visible, item)))
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
 
     def count(self, kind: str) -> int:
         """How many items of that kind there are."""
@@ -38,3 +41,7 @@ class Problems:
             say(f"  all of them: {file}")
         else:
             file.unlink(missing_ok=True)
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
