@@ -2,6 +2,7 @@
 
   python -m benchmarks.image_text shrink        # 100 %, 50 %, 20 % and 10 % of the training pairs of icons, 3 seeds
   python -m benchmarks.image_text heads         # emoji, and what else there is to compare on icons
+  python -m benchmarks.image_text scratch       # small convolutional towers on pixels and characters of icons
   python -m benchmarks.image_text languages     # English to German and Japanese names of emoji
   python -m benchmarks.image_text --tables      # what there is, as tables and docs/image_text_shrinking.png
 
@@ -52,7 +53,8 @@ def tasks(study: str) -> Iterator[Task]:
             yield Task(study, data, "cca, sentences+tfidf", f"{data}_cca", both)
             yield Task(study, data, "infonce, sentences+tfidf", f"{data}_infonce", both)
         yield Task(study, "icons", PIXELS, "icons_cca", ("pixels", "tfidf"))
-        yield Task(study, "icons", "conv, from scratch", "icons_conv")
+    if study == "scratch":
+        yield Task("heads", "icons", "conv, from scratch", "icons_conv")
     if study == "languages":
         for other in ("de", "ja"):
             for head in ("cca", "corrnet", "ccal_cont", "infonce"):
@@ -157,7 +159,7 @@ def show(results: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = study_parser(__doc__)
-    parser.add_argument("study", nargs="?", choices=("heads", "languages", "shrink"))
+    parser.add_argument("study", nargs="?", choices=("heads", "scratch", "languages", "shrink"))
     parser.add_argument("--tables", action="store_true", help="train nothing, print what there is")
     args = parser.parse_args()
     if args.study is None and not args.tables:
