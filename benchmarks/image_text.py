@@ -2,7 +2,7 @@
 
   python -m benchmarks.image_text shrink        # 100 %, 50 %, 20 % and 10 % of the training pairs of icons, 3 seeds
   python -m benchmarks.image_text heads         # emoji, and what else there is to compare on icons
-  python -m benchmarks.image_text scratch       # small convolutional towers on pixels and characters of icons
+  python -m benchmarks.image_text scratch       # small convolutional towers on pixels and characters
   python -m benchmarks.image_text languages     # English to German and Japanese names of emoji
   python -m benchmarks.image_text --tables      # what there is, as tables and docs/image_text_shrinking.png
 
@@ -54,7 +54,8 @@ def tasks(study: str) -> Iterator[Task]:
             yield Task(study, data, "infonce, sentences+tfidf", f"{data}_infonce", both)
         yield Task(study, "icons", PIXELS, "icons_cca", ("pixels", "tfidf"))
     if study == "scratch":
-        yield Task("heads", "icons", "conv, from scratch", "icons_conv")
+        for data in ("emoji", "icons"):
+            yield Task("heads", data, "conv, from scratch", f"{data}_conv")
     if study == "languages":
         for other in ("de", "ja"):
             for head in ("cca", "corrnet", "ccal_cont", "infonce"):
