@@ -15,7 +15,7 @@ from xmodal.config import load_experiment
 from xmodal.data import load_data, read_h5, write_h5
 from xmodal.data.files import write_arrays
 from xmodal.errors import DataError, ExperimentError
-from xmodal.pictures import ViewStyle, neighbour_sheet, pair_sheet
+from xmodal.pictures import ViewStyle, neighbour_sheet, pair_sheet, write_png
 
 SIZES = {"train": 40, "valid": 12, "test": 14, "test_hard": 9}
 
@@ -233,3 +233,14 @@ def test_prepared_data_are_drawn_with_their_captions(file, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert prepare_data.main(["emoji", "--show", "sheet.png", "--out", str(file)]) == 0
     assert Path("sheet.png").stat().st_size > 1000 and "wrote sheet.png" in capsys.readouterr().out
+
+
+def test_letters_without_a_glyph_give_one_warning(tmp_path):
+    sheet = pair_sheet(torch.rand(2, 3, 8, 8), ["日本語の文字", "日本"], [ViewStyle(0.0, 1.0)] * 2)
+    for axes in sheet.axes:
+        for text in axes.texts:
+            text.set_fontfamily("DejaVu Sans")  # comes with matplotlib and has none of them
+    with pytest.warns(UserWarning) as caught:
+        write_png(sheet, tmp_path / "a.png")
+    assert [str(one.message) for one in caught] == ["6 letters are drawn as boxes: matplotlib's font lacks them"]
+    assert (tmp_path / "a.png").stat().st_size > 500

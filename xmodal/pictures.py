@@ -2,11 +2,15 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+from xmodal.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,6 +115,19 @@ def neighbour_sheet(queries: Items, partners: Items, neighbours: Sequence[Items]
     titles = ["query", "its partner", *(f"{place}." for place in range(1, found.shape[1] + 1))]
     framed = {(row, 2 + place) for row, place in found.nonzero().tolist()}
     return _grid(rows, titles, [f"rank {rank:g}" for rank in ranks], SHEET_CELL, tallest=1.2, group=2, framed=framed)
+
+
+def write_png(figure: Figure, file: Path) -> None:
+    """Writes a figure to a PNG file, whole or not at all; letters that no font here has give one warning."""
+    with replacing(file) as beside, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(beside, format="png")
+    lacking = [str(one.message) for one in caught if "missing from font" in str(one.message)]
+    if lacking:
+        warnings.warn(f"{len(set(lacking))} letters are drawn as boxes: matplotlib's font lacks them", stacklevel=2)
+    for one in caught:
+        if "missing from font" not in str(one.message):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _arrays(values: Tensor) -> np.ndarray:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from xmodal.atomic import replacing
 from xmodal.checkpoint import RunFolder
 from xmodal.data import PairedData, PairSplit, StreamedView, pair_batches, view_batches
 from xmodal.data.pairs import View
@@ -19,7 +18,7 @@ from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, embed, restore
 from xmodal.metrics import retrieval_ranks
 from xmodal.networks import CorrNet, Model, evaluating
-from xmodal.pictures import Items, ViewStyle, neighbour_sheet, reconstruction_sheet, walk_strip
+from xmodal.pictures import Items, ViewStyle, neighbour_sheet, reconstruction_sheet, walk_strip, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,6 +201,5 @@ def write_pictures(args: argparse.Namespace, run: RunFolder, pictures: Sequence[
     """Each picture whole or not at all, and a line about it; under ``--json`` stdout is not for that line."""
     for name, figure, lines in pictures:
         path = args.out or run.file(f"{name}.png" if args.split == "test" else f"{name}_{args.split}.png")
-        with replacing(path) as beside:
-            figure.savefig(beside, format="png")
+        write_png(figure, path)
         print(f"wrote {path}", *lines, sep="\n", file=sys.stderr if args.json else sys.stdout)

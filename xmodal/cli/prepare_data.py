@@ -19,14 +19,13 @@ from pathlib import Path
 
 import torch
 
-from xmodal.atomic import replacing
 from xmodal.cli.common import command_parser, run_command, seed_number
 from xmodal.cli.drawing import shown_items, shown_styles
 from xmodal.data.files import read_h5, write_h5
 from xmodal.data.pairs import PairedData
 from xmodal.data.sets import DATA_SETS, DataSet, default_data_dir, load_data
 from xmodal.errors import DataError, did_you_mean
-from xmodal.pictures import pair_sheet
+from xmodal.pictures import pair_sheet, write_png
 
 _OPTIONS = ("source", "url", "synthetic", "legacy_normalisation", "pairs", "seed", "corpus", "images", "captions",
             "annotations", "image_features", "text_features", "keep_unpaired", "zero_shot")
@@ -134,8 +133,7 @@ def _show(data: PairedData, file: Path) -> int:
     pairs = chosen.pair_table()
     sheet = pair_sheet(shown_items(data, chosen, 0, pairs[:, 0]), shown_items(data, chosen, 1, pairs[:, 1]),
                        shown_styles(data, chosen))
-    with replacing(file) as beside:
-        sheet.savefig(beside, format="png")
+    write_png(sheet, file)
     print(f"wrote {file}")
     return 0
 

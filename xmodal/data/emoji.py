@@ -4,7 +4,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from xmodal.data.image_text import (
     split_rows,
     write_image_text,
 )
-from xmodal.data.npm import Package, npm_package
+from xmodal.data.npm import Package, npm_packages
 from xmodal.data.splitting import SPLIT_SEED, split_groups
 from xmodal.errors import DataError
 from xmodal.features.choices import image_encoders, text_encoders
@@ -83,9 +82,7 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None,
     """
     encoders = image_encoders(image_features, small=True)
     english = {"codes": Codes(), **text_encoders(text_features)}
-    with ExitStack() as stack:
-        packages = {key: stack.enter_context(npm_package(name, say=say, source=source))
-                    for key, name in PACKAGES.items()}
+    with npm_packages(PACKAGES, say=say, source=source) as packages:
         emoji = read_emoji(packages["names"])
         ids, pictures, pairs = _read_pictures({artist: packages[artist] for artist in ARTISTS}, emoji)
     side = _sides(emoji, pictures, pairs, zero_shot)

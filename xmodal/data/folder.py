@@ -90,11 +90,7 @@ def _read(images: Path, captions: Path, encoders: Mapping[str, ImageEncoder], ke
     used = {name for _, name in wanted if name}
     for name in sorted(folder.paths.keys() - used):
         problems.add("pictures without captions" + (", kept" if keep_unpaired else ""), name)
-    ids: list[str] = []
-    size = max([THUMBNAIL, *(encoder.size for encoder in encoders.values())])
-    pictures = encode_pictures(read_pictures(
-        [(name, folder.paths[name]) for name in sorted(folder.paths if keep_unpaired else used)], size, ids, problems),
-        encoders, say)
+    ids, pictures = folder.encode(sorted(folder.paths if keep_unpaired else used), encoders, problems, say)
     row = {name: i for i, name in enumerate(ids)}
     kept = [(caption, row.get(name, -1)) for caption, name in wanted if name in row or (keep_unpaired and not name)]
     return kept, ids, pictures
@@ -181,6 +177,15 @@ class PictureFolder:
                 self._short.setdefault(short, []).append(name)
         if not self.paths:
             raise DataError(f"--images {folder} holds no pictures ({', '.join(SUFFIXES)})")
+
+    def encode(self, names: Sequence[str], encoders: Mapping[str, ImageEncoder], problems: Problems, say: Say
+               ) -> tuple[list[str], Encoded]:
+        """The names of those pictures that can be read, in order, and what the encoders make of them."""
+        ids: list[str] = []
+        size = max([THUMBNAIL, *(encoder.size for encoder in encoders.values())])
+        files = [(name, self.paths[name]) for name in names]
+        encoded = encode_pictures(read_pictures(files, size, ids, problems), encoders, say)
+        return ids, encoded
 
     def find(self, name: str, where: str, problems: Problems) -> str | None:
         """The picture that a table calls ``name``, as a key of ``paths``: "" if there is none, None if the name is no

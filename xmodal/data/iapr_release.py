@@ -15,12 +15,10 @@ import numpy as np
 
 from xmodal.data.captions import storable
 from xmodal.data.fetch import Say
-from xmodal.data.folder import PictureFolder, read_pictures
+from xmodal.data.folder import PictureFolder
 from xmodal.data.image_text import (
-    THUMBNAIL,
     ImageText,
     TextView,
-    encode_pictures,
     split_rows,
     write_image_text,
 )
@@ -77,12 +75,9 @@ def prepare_release(path: Path, images: Path, annotations: Path, *, sizes: tuple
             texts[found] = annotation.text
     for name in sorted(folder.paths.keys() - texts.keys()):
         problems.add("photographs without an annotation", name)
-    ids: list[str] = []
     order = sorted(texts, key=lambda name: (int("".join(re.findall(r"\d+", Path(name).stem)) or 0), name))
-    size = max([THUMBNAIL, *(encoder.size for encoder in encoders.values())])
     try:
-        pictures = encode_pictures(read_pictures([(name, folder.paths[name]) for name in order], size, ids, problems),
-                                   encoders, say)
+        ids, pictures = folder.encode(order, encoders, problems, say)
     finally:
         problems.tell(say, path.with_suffix(".problems.tsv"))
     if len(ids) <= sum(sizes):

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from xmodal.data.image_text import (
     split_rows,
     write_image_text,
 )
-from xmodal.data.npm import Package, npm_package
+from xmodal.data.npm import Package, npm_packages
 from xmodal.data.pairs import FURTHER
 from xmodal.data.splitting import SPLIT_SEED, split_groups
 from xmodal.features.choices import image_encoders, text_encoders
@@ -74,9 +73,7 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None,
     """
     encoders = image_encoders(image_features, small=True)
     text_makers = {**text_encoders(text_features, words=WORDS), "codes": Codes()}
-    with ExitStack() as stack:
-        packages = {key: stack.enter_context(npm_package(name, say=say, source=source))
-                    for key, name in PACKAGES.items()}
+    with npm_packages(PACKAGES, say=say, source=source) as packages:
         icons = [*read_tabler(packages["tabler"]), *read_mdi(packages["mdi"])]
         if zero_shot:
             icons = [icon for icon in icons if icon.kind]

