@@ -1,11 +1,15 @@
 """Writing beside and renaming over: the old file or the new one, never half of one."""
 from __future__ import annotations
 
+import errno
+import fcntl
+import multiprocessing
 import os
+import signal
 
 import pytest
 
-from xmodal.atomic import replacing
+from xmodal.atomic import only_one, replacing
 
 
 def test_the_new_file_appears_only_when_it_is_complete(tmp_path):
@@ -34,3 +38,39 @@ def test_the_file_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
     with replacing(tmp_path / "file") as path:
         path.write_text("x")
     assert order[:2] == ["sync", "rename"]
+
+
+def test_only_one_is_let_in_until_it_leaves(tmp_path):
+    lock = tmp_path / "folder" / ".lock"
+    with only_one(lock) as first, only_one(lock) as second:
+        assert first and not second
+    with only_one(lock) as again:
+        assert again
+
+
+def _hold(path, ready):
+    with only_one(path) as first:
+        ready.send(first)
+        signal.pause()
+
+
+def test_a_killed_process_holds_nothing(tmp_path):
+    ours, theirs = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("forkserver").Process(target=_hold, args=(tmp_path / ".lock", theirs))
+    holder.start()
+    assert ours.recv()
+    with only_one(tmp_path / ".lock") as allowed:
+        assert not allowed
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with only_one(tmp_path / ".lock") as allowed:
+        assert allowed
+
+
+def test_file_systems_without_locks_let_everybody_in(tmp_path, monkeypatch):
+    def no_locks(file, how):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with only_one(tmp_path / ".lock") as first, only_one(tmp_path / ".lock") as second:
+        assert first and second

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from xmodal.checkpoint import RunFolder
 from xmodal.cli import refine_cca, run_eval, run_train
 from xmodal.data import load_data, write_h5
 
@@ -45,7 +46,7 @@ def test_training_leaves_a_complete_run_folder(capsys):
     assert run_train.main(["--model", MODEL, "--data", "digits", "--seed", "4", "--tag", "a", *QUICK]) == 0
     run = Path("runs/digits_ccal_cont-a")
     assert {p.name for p in run.iterdir()} == {"config.json", "experiment.py", "weights.safetensors", "resume.pt",
-                                               "log.jsonl"}
+                                               "log.jsonl", ".lock"}
     about = json.loads((run / "config.json").read_text())
     assert (about["seed"], about["tag"]) == (4, "a")
     assert about["config"]["max_epochs"] == 2 and about["config"]["alpha"] == "auto"
@@ -55,6 +56,19 @@ def test_training_leaves_a_complete_run_folder(capsys):
     out = capsys.readouterr().out
     assert "Train: 1,197" in out and "finished (max_epochs)" in out
     assert all(len(line) <= 80 for line in out.splitlines() if "runs/" not in line)
+
+
+@pytest.mark.parametrize("how", ["--resume", "--overwrite"])
+def test_a_second_training_in_one_folder_is_refused(capsys, how):
+    train = ["--model", MODEL, "--data", "digits", *QUICK]
+    assert run_train.main(train) == 0
+    run = RunFolder("runs/digits_ccal_cont")
+    before = {p.name: p.read_bytes() for p in run.path.iterdir()}
+    with run.taken():
+        assert run_train.main([*train, how]) == 2
+    assert "error: another process is training in runs/digits_ccal_cont" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in run.path.iterdir()} == before
+    assert run_train.main([*train, how]) == 0  # what ended, however it ended, is in nobody's way
 
 
 def test_same_seed_same_weights_other_seed_others():

@@ -54,6 +54,7 @@ VALUES: dict[str, tuple[list, list]] = {       # field: values allowed, values r
     "weight_tno": ([0, 1, 0.5], [-0.1, 1.1, NAN, "1", None, True]),
     "gamma": NOT_NEGATIVE,
     "precision": (["float32", "bf16"], ["bfloat16", "float16", 32, None]),
+    "compile": ([True, False], [0, 1, "true", None]),
 }
 
 

@@ -1,13 +1,16 @@
-"""Writing files so that a kill, a full disk or an error leaves the old file or the new one, never half of one."""
+"""Writing files so that a kill, a full disk or an error leaves the old file or the new one, never half of one; and
+keeping others from writing there meanwhile."""
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 
@@ -35,6 +38,31 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     if os.name == "posix":  # the rename itself reaches the disk with the folder; Windows can't open folders
         _flush(path.parent)
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[bool]:
+    """Yield whether this process is the only one inside this block with the same ``path``, on this machine at least.
+
+    The system gives the lock back when the process ends, however it ends; the file stays, empty. On file systems that
+    have no locks every process is told yes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        yield _lock(file)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 def _flush(path: Path) -> None:

@@ -7,7 +7,8 @@ import math
 import platform
 import subprocess
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from xmodal.atomic import replacing
+from xmodal.atomic import only_one, replacing
+from xmodal.distributed import from_first, rank
 from xmodal.errors import CheckpointError, did_you_mean
 from xmodal.linear import ClosedForm
 
@@ -55,6 +57,19 @@ class RunFolder:
             way_on = "--resume continues it" if self.exists else f"but its {self.CONFIG} is missing"
             raise CheckpointError(f"{self.path} holds a run already: {way_on}, --tag NAME starts another beside it, "
                                   "--overwrite replaces it")
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Inside the block no other process trains here.
+
+        Raises:
+            CheckpointError: another one does.
+        """
+        with only_one(self.file(".lock")) as alone:
+            if not alone:
+                raise CheckpointError(f"another process is training in {self.path}: wait for it, or --tag NAME starts "
+                                      "another run beside it")
+            yield
 
     def create(self, config: Mapping[str, Any], source: str, overwrite: bool = False) -> None:
         """Starts a run: writes its configuration and a copy of its experiment.
@@ -157,15 +172,18 @@ class RunFolder:
             path.write_bytes(content.getbuffer())
 
     def load_resume(self) -> dict[str, Any] | None:
-        """The last saved state of training; None when the run was stopped before there was one."""
+        """The last saved state of training; None when the run was stopped before there was one.
+
+        Only process 0 reads the file, where several train together.
+        """
         path = self.file(self.RESUME)
-        if not path.exists():
+        content = from_first(path.read_bytes() if rank() == 0 and path.exists() else None)
+        if content is None:
             return None
-        content = io.BytesIO(path.read_bytes())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of pickles in an unusual protocol, which are refused anyway
-                state = torch.load(content, map_location="cpu", weights_only=True)
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises half a dozen kinds on damaged files, none of them documented
             raise CheckpointError(f"{path} is damaged ({type(error).__name__}): --overwrite starts again") from error
         if not isinstance(state, dict):

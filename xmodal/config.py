@@ -51,6 +51,7 @@ class TrainConfig:
         weight_tno: weight of the trace norm objective, 0 to 1; the ranking loss has the rest.
         gamma: margin of the ranking loss.
         precision: "float32", or "bf16" for towers in bfloat16 autocast (heads and losses stay as they are).
+        compile: whether towers are compiled for training (torch.compile, which needs a C++ compiler).
     """
 
     dim_latent: int = 32
@@ -74,6 +75,7 @@ class TrainConfig:
     weight_tno: float = 0.0
     gamma: float = 0.5
     precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         problems = field_problems(dataclasses.asdict(self))
@@ -121,6 +123,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "weight_tno": (_number(0, 1), "a number from 0 to 1"),
     "gamma": (_number(0), "a number of at least 0"),
     "precision": (lambda v: v in ("float32", "bf16"), "'float32' or 'bf16'"),
+    "compile": (lambda v: isinstance(v, bool), "True or False"),
 }
 
 

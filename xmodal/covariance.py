@@ -154,15 +154,15 @@ class PairCovariance:
         """The covariance of all the given pairs; items are flattened, widths are those of the first batch.
 
         Raises:
-            DataError: fewer than two pairs.
+            DataError: no batch.
         """
         covariance: PairCovariance | None = None
         for x, y in batches:
             x, y = x.flatten(1), y.flatten(1)
             covariance = covariance or cls(x.shape[1], y.shape[1], device=x.device)
             covariance.update(x, y)
-        if covariance is None or covariance.count < 2:
-            raise DataError(f"a covariance needs at least two pairs, got {covariance.count if covariance else 0}")
+        if covariance is None:
+            raise DataError("a covariance needs at least one batch")
         return covariance
 
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -190,6 +190,23 @@ class PairCovariance:
             self._shift(other.count, other.mean1.to(self._M12.device), other.mean2.to(self._M12.device))
             self.view1.merge(other.view1)
             self.view2.merge(other.view2)
+
+    def state(self) -> Tensor:
+        """All that this accumulator has seen as one float64 vector, to be sent to another process."""
+        parts = (self.mean1, self.mean2, self.view1._M, self.view2._M, self._M12)
+        count = torch.tensor([self.count], dtype=torch.float64, device=self.mean1.device)
+        return torch.cat([count, *(part.flatten() for part in parts)])
+
+    @classmethod
+    def from_state(cls, state: Tensor, d1: int, d2: int) -> PairCovariance:
+        """The accumulator whose :meth:`state` this is."""
+        made = cls(d1, d2, device=state.device)
+        parts = state[1:].split([d1, d2, d1 * d1, d2 * d2, d1 * d2])
+        made.view1.count = made.view2.count = int(state[0])
+        made.view1.mean, made.view2.mean = parts[0].clone(), parts[1].clone()
+        made.view1._M, made.view2._M = parts[2].reshape(d1, d1).clone(), parts[3].reshape(d2, d2).clone()
+        made._M12 = parts[4].reshape(d1, d2).clone()
+        return made
 
     def _shift(self, n: int, mean1: Tensor, mean2: Tensor) -> None:
         """The part of the merged cross products that stems from different means; before the views are merged."""

@@ -29,6 +29,10 @@ class NumericalError(XmodalError):
     """A loss or a statistic that is not finite, with where and why."""
 
 
+class ProcessError(XmodalError):
+    """One of several processes that train together has ended, hangs or can't be reached."""
+
+
 #: More names than this are not listed in an error.
 MOST_NAMES = 40
 

@@ -8,8 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from xmodal.distributed import add_up, gather_rows, rank, size
 from xmodal.errors import DataError, ExperimentError
-from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection
+from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection, LengthNorm
+from xmodal.layers.embedded import result_dtype
 
 
 @contextmanager
@@ -26,6 +28,13 @@ def evaluating(model: object) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def compile_towers(model: nn.Module) -> None:
+    """Compiles the parts of a model that are networks (:func:`torch.compile`, in place): all but its head and norm."""
+    for part in model.children():
+        if not isinstance(part, CCALayer | CCAReadout | LearnedProjection | LengthNorm | nn.Identity):
+            part.compile()
 
 
 class TwoTower(nn.Module):
@@ -47,8 +56,15 @@ class TwoTower(nn.Module):
         self.norm = norm if norm is not None else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Embedded:
-        """Embeds a batch of pairs: x (n, *shape1), y (n, *shape2)."""
-        embedded = self.head(self.tower1(x), self.tower2(y))
+        """Embeds a batch of pairs: x (n, *shape1), y (n, *shape2).
+
+        In train mode, where several processes train together, x and y are this process's part of a batch and the
+        result is that of the whole batch.
+        """
+        a, b = self.tower1(x), self.tower2(y)
+        if self.training:
+            a, b = gather_rows(a, b)
+        embedded = self.head(a, b)
         return embedded._replace(view1=self.norm(embedded.view1), view2=self.norm(embedded.view2))
 
     def embed_view1(self, x: Tensor) -> Tensor:
@@ -113,15 +129,22 @@ class CorrNet(nn.Module):
         self.nonlinearity = nonlinearity if nonlinearity is not None else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Embedded:
-        """The codes of x (n, *shape1) and of y (n, *shape2), each without the other view, and the extras above."""
+        """The codes of x (n, *shape1) and of y (n, *shape2), each without the other view, and the extras above; in
+        train mode of the whole batch, as :meth:`TwoTower.forward`."""
         _check_rows(x, y)
         (part1, absent1), (part2, absent2) = _with_absent(self.encoder1, x), _with_absent(self.encoder2, y)
         codes = {"both": self._f(part1, part2), "view1": self._f(part1, absent2), "view2": self._f(absent1, part2)}
         makers = {f"{view}_from_{source}": partial(_decoded, decoder, code)
                   for view, decoder in (("view1", self.decoder1), ("view2", self.decoder2))
                   for source, code in codes.items()}
-        return Embedded(codes["view1"], codes["view2"],
-                        extras=_Lazily({"view1": x, "view2": y, "code": codes["both"]}, makers))
+        if not (self.training and size() > 1):
+            return Embedded(codes["view1"], codes["view2"],
+                            extras=_Lazily({"view1": x, "view2": y, "code": codes["both"]}, makers))
+        whole: dict[str, Callable[[], Tensor]] = {"view1": lambda: x, "view2": lambda: y,
+                                                  "code": lambda: codes["both"], **makers}
+        code1, code2 = gather_rows(codes["view1"], codes["view2"])
+        return Embedded(code1, code2,
+                        extras=_Lazily({}, {name: partial(_gathered, make) for name, make in whole.items()}))
 
     def code(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """(n, k) codes of pairs, or of items of one view alone; call it in eval mode.
@@ -140,7 +163,7 @@ class CorrNet(nn.Module):
 
     def _code_of_one(self, items: Tensor, encoder: nn.Module, other: nn.Module, other_decoder: nn.Module) -> Tensor:
         part = encoder(items)
-        absent = torch.zeros_like(_decoded(other_decoder, part[:1].float()))  # a decoder knows the shape of its items
+        absent = torch.zeros_like(_decoded(other_decoder, _wide(part[:1])))  # a decoder knows the shape of its items
         return self._f(part, other(absent))
 
     def _f(self, part: Tensor, other: Tensor) -> Tensor:
@@ -148,7 +171,7 @@ class CorrNet(nn.Module):
         if part.shape[1:] != other.shape[1:]:
             raise ExperimentError(f"CorrNet's encoders must have outputs of one shape; items become "
                                   f"{tuple(part.shape[1:])} and {tuple(other.shape[1:])}")
-        dtype = torch.promote_types(torch.promote_types(part.dtype, other.dtype), torch.float32)
+        dtype = result_dtype(part, other)
         return self.nonlinearity(part.to(dtype) + other.to(dtype))
 
     def reconstruct(self, x: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -181,10 +204,28 @@ def _check_rows(x: Tensor, y: Tensor) -> None:
         raise DataError(f"CorrNet expects as many rows of view1 as of view2; got {len(x)} and {len(y)}")
 
 
+def _gathered(make: Callable[[], Tensor]) -> Tensor:
+    return gather_rows(make())[0]
+
+
 def _with_absent(encoder: nn.Module, items: Tensor) -> tuple[Tensor, Tensor]:
-    """An encoder's output for the items, and (1, k) for an absent one, an item of zeros."""
+    """An encoder's output for the items, and (1, k) for an absent one, an item of zeros.
+
+    Where several processes train together only the first has it in its batch, so that batch norm counts it once.
+    """
+    shared = encoder.training and size() > 1
+    if shared and rank() > 0:
+        part = encoder(items)
+        nothing = _wide(part.new_zeros(1, *part.shape[1:])).requires_grad_()  # the sum is to be in every backward pass
+        return part, add_up(nothing).to(part.dtype)
     part = encoder(torch.cat([items, torch.zeros_like(items[:1])]))
-    return part[:-1], part[-1:]
+    absent = part[-1:]
+    return part[:-1], add_up(_wide(absent)).to(part.dtype) if shared else absent
+
+
+def _wide(z: Tensor) -> Tensor:
+    """Float32 at the least."""
+    return z.to(result_dtype(z))
 
 
 def _decoded(decoder: nn.Module, code: Tensor) -> Tensor:

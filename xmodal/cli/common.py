@@ -10,6 +10,7 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -20,6 +21,7 @@ from xmodal.checkpoint import RunFolder
 from xmodal.config import Experiment, load_experiment
 from xmodal.data import PairedData, load_data
 from xmodal.data.files import VIEWS
+from xmodal.distributed import first_to_say, joined, launched, local_rank, rank, size
 from xmodal.errors import CheckpointError, ExperimentError, XmodalError
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model
@@ -59,11 +61,31 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
 
 
-def run_command(body: Callable[[], int], debug: bool) -> int:
+def run_command(body: Callable[[], int], debug: bool, together: bool = False) -> int:
     """Runs ``body`` and turns the user's errors into one line on stderr and exit code 2.
 
     ``OSError`` is among them: a full disk or a read-only folder is the user's to mend, too.
+
+    Args:
+        body: the command; returns its exit code.
+        debug: also show the traceback.
+        together: where torchrun started several processes they work together, and the first one speaks for all.
     """
+    if together and launched():
+        return _run(lambda: _run_together(body, debug), debug)
+    return _run(body, debug)
+
+
+def _run_together(body: Callable[[], int], debug: bool) -> int:
+    with joined(), ExitStack() as silence:
+        if rank() > 0:
+            silence.enter_context(redirect_stdout(silence.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
+            silence.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        return _run(body, debug)
+
+
+def _run(body: Callable[[], int], debug: bool) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn_in_one_line
@@ -76,8 +98,9 @@ def run_command(body: Callable[[], int], debug: bool) -> int:
             raise
         if debug:
             traceback.print_exc()
-        text = str(error) if isinstance(error, XmodalError | OSError) else "out of memory"
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        text = " ".join((str(error) if isinstance(error, XmodalError | OSError) else "out of memory").split())
+        if first_to_say(text):
+            print(f"error: {text}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -90,11 +113,13 @@ def _warn_in_one_line(message: Warning | str, category: type[Warning], filename:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA when there is one.
+    """``auto`` is CUDA when there is one; several processes on one machine take a GPU each.
 
     Raises:
         ExperimentError: no such device here.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available() and size() > 1:
+        name = f"cuda:{local_rank()}"
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -102,6 +127,8 @@ def pick_device(name: str) -> torch.device:
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("xmodal runs on cpu and cuda")
         torch.empty(0, device=device)
+        if device.index is not None:
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise ExperimentError(f"--device {name} can't be used here: {str(error).splitlines()[0][:200]}") from error
     return device

@@ -19,6 +19,7 @@ from xmodal.cli.common import (
     run_folder,
 )
 from xmodal.data import pair_batches
+from xmodal.distributed import rank, size
 from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, tower_precision
 from xmodal.linear import ClosedForm
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_run_options(parser)
     parser.add_argument("--n_train", type=int, metavar="N", help="how many training pairs to use (default: all)")
     args = parser.parse_args(argv)
-    return run_command(lambda: refine(args), args.debug)
+    return run_command(lambda: refine(args), args.debug, together=True)
 
 
 def refine(args: argparse.Namespace) -> int:
@@ -47,9 +48,11 @@ def refine(args: argparse.Namespace) -> int:
         seen = model.set_params(device=str(device)).fit_split(train, seed=about["seed"]).n_pairs_
     else:
         with tower_precision(about["config"].get("precision", "float32"), device):
-            seen = model.refit((b.view1, b.view2) for b in pair_batches(train, EMBED_BATCH, device=device))
+            seen = model.refit((b.view1, b.view2) for b in pair_batches(train, EMBED_BATCH, device=device,
+                                                                        part=(rank(), size())))
     if seen == 0:
         raise ExperimentError(f"{run.path}: this model keeps no statistics that could be estimated again")
-    run.save_weights(model.state_dict(), REFINED, n_train=seen)
+    if rank() == 0:
+        run.save_weights(model.state_dict(), REFINED, n_train=seen)
     print(f"projection estimated on {seen:,} training pairs of {data.title}: {run.file(REFINED)}")
     return 0

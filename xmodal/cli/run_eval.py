@@ -6,11 +6,13 @@
   python run_eval.py --model models/digits_ccal_cont.py --data digits --transfer
   python run_eval.py --model models/x.py --data mine.h5 --group piece --excerpt 20
   python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
+  python run_eval.py --model models/x.py --data mine.h5 --embeddings embeddings.h5
 """
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from xmodal.checkpoint import REFINED, RunFolder, to_json
@@ -33,6 +35,7 @@ from xmodal.cli.drawing import (
     draw_pictures,
     write_pictures,
 )
+from xmodal.distributed import rank
 from xmodal.errors import DataError
 from xmodal.evaluator import (
     check_groups,
@@ -43,6 +46,7 @@ from xmodal.evaluator import (
     retrieve_groups,
     tower_precision,
     transfer,
+    write_embeddings,
 )
 from xmodal.networks import CorrNet
 from xmodal.report import baseline_line, evaluation_block, group_block, restoring_block, transfer_block
@@ -64,10 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--group", metavar="WORD", help="also retrieve whole groups, called WORD (such as piece), by "
                         "votes of their items; needs ids that read PIECE@PLACE")
     parser.add_argument("--excerpt", type=int, metavar="N", help="with --group: only N items in each one's middle vote")
+    parser.add_argument("--embeddings", metavar="FILE", type=Path,
+                        help="also write the split's embeddings to an HDF5 file, block by block")
     add_drawing_options(parser)
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
     args = parser.parse_args(argv)
-    return run_command(lambda: run_eval(args), args.debug)
+    return run_command(lambda: run_eval(args), args.debug, together=True)
 
 
 def run_eval(args: argparse.Namespace) -> int:
@@ -105,6 +111,8 @@ def run_eval(args: argparse.Namespace) -> int:
     if args.reconstruct is not None:
         metrics["reconstruction"] = restoring_errors(cast(CorrNet, model), data, args.split, n_test=args.n_test,
                                                      device=device, precision=precision)
+    if args.embeddings is not None:
+        write_embeddings(model, data, args.split, args.embeddings, device=device, precision=precision)
     with tower_precision(precision, device):
         pictures = draw_pictures(args, model, data, chosen, counted, device, precision)
     if args.json:
@@ -121,8 +129,11 @@ def run_eval(args: argparse.Namespace) -> int:
             print(group_block(metrics["groups"]))
         if args.reconstruct is not None:
             print(restoring_block(metrics["reconstruction"]))
-    write_pictures(args, run, pictures)
-    run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
+        if args.embeddings is not None:
+            print(f"embeddings of all {args.split} items in {args.embeddings}")
+    if rank() == 0:
+        write_pictures(args, run, pictures)
+        run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
     return 0
 
 

@@ -6,6 +6,7 @@
   python run_train.py --model models/x.py --data mine.npz --resume
   python run_train.py --model models/mnist_halves_cca.py --data mnist_halves
   python run_train.py --model models/emoji_cca.py --data emoji --views en de
+  torchrun --nproc_per_node=4 run_train.py --model models/x.py --data mine.h5
 """
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from xmodal.cli.common import (
 from xmodal.cli.display import display_for
 from xmodal.config import Experiment, load_experiment, parse_override
 from xmodal.data import PairedData, load_data
+from xmodal.distributed import rank, size, wait_for_all
 from xmodal.errors import CheckpointError, ExperimentError
 from xmodal.linear import ClosedForm
 from xmodal.trainer import FitResult, check_experiment, fit
@@ -45,13 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
                         help="replaces a field of the experiment's CONFIG for this run; may be repeated")
     parser.add_argument("--precision", choices=("float32", "bf16"), help="bf16: towers in bfloat16 autocast")
+    parser.add_argument("--compile", action="store_true", help="compile the towers (torch.compile)")
     parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     parser.add_argument("--show_architecture", action="store_true", help="print model and objective before training")
     parser.add_argument("--no_dump", action="store_true", help="keep nothing: no run folder is made")
     parser.add_argument("--stream", action="store_true", help="read batches from the file instead of loading it")
     args = parser.parse_args(argv)
-    return run_command(lambda: train(args), args.debug)
+    return run_command(lambda: train(args), args.debug, together=True)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -88,23 +92,33 @@ def train(args: argparse.Namespace) -> int:
     if args.show_architecture:
         print(model, *([] if objective is None else [objective]), sep="\n")
     check_experiment(model, objective, data)
-    if run is not None and about is None:
-        run.create(describe_run(experiment, data, args, seed, str(device)), experiment.source, args.overwrite)
-    elif run is not None and about is not None:
-        run.write_json(RunFolder.CONFIG, about)  # max_epochs may be another
-    size = f"{type(model).__name__} in closed form" if isinstance(model, ClosedForm) else \
+    extent = f"{type(model).__name__} in closed form" if isinstance(model, ClosedForm) else \
         f"{sum(p.numel() for p in model.parameters()):,} parameters"
-    print(f"Model: {experiment.name}, {size}, seed {seed}, {device}")
-    result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
-                 display=display_for(sys.stdout))
+    together = f", {size()} processes" if size() > 1 else ""
+    wait_for_all()  # whatever is read of the run folder has been read
+    with ExitStack() as training:
+        if run is not None and rank() == 0:
+            training.enter_context(run.taken())
+            if about is None:
+                run.create(describe_run(experiment, data, args, seed, str(device)), experiment.source, args.overwrite)
+            else:
+                run.write_json(RunFolder.CONFIG, about)  # max_epochs may be another
+        if rank() > 0:
+            torch.manual_seed(seed + rank())  # the model is made; what towers draw from now on should differ
+        print(f"Model: {experiment.name}, {extent}, seed {seed}, {device}{together}")
+        result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
+                     display=display_for(sys.stdout))
+        wait_for_all()
     return _conclude(result, run, experiment.config.keep)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``--set`` and ``--precision`` replace; a field given twice is a mistake."""
+    """What ``--set``, ``--precision`` and ``--compile`` replace; a field given twice is a mistake."""
     given = [parse_override(text) for text in args.overrides]
     if args.precision:
         given.append(("precision", args.precision))
+    if args.compile:
+        given.append(("compile", True))
     names = [name for name, _ in given]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xmodal.data.pairs import PairSplit, View
 from xmodal.data.streamed import Gather, StreamedView
+from xmodal.distributed import share
 from xmodal.errors import DataError
 
 T = TypeVar("T")
@@ -35,11 +36,13 @@ def n_batches(split: PairSplit, batch_size: int) -> int:
 
 
 def pair_batches(split: PairSplit, batch_size: int, *, seed: int | None = None, epoch: int = 0, start: int = 0,
-                 device: str | torch.device = "cpu") -> Iterator[Batch]:
+                 stop: int | None = None, part: tuple[int, int] = (0, 1), device: str | torch.device = "cpu"
+                 ) -> Iterator[Batch]:
     """Every pair of ``split`` once, in batches.
 
     Batches are near-equal slices, none larger than ``batch_size`` (201 pairs at 100 make 67 + 67 + 67): a runt last
-    batch of one row has no covariance and makes a poor gradient, and dropping it would hide pairs from the model.
+    batch of one row has no covariance and makes a poor gradient, and dropping it would hide pairs from the model. An
+    odd number of pairs in batches of 2 makes one of 3.
 
     In memory, rows are gathered into buffers that the next batch overwrites: **a batch is valid until the next one is
     asked for**; clone what must live longer.
@@ -55,6 +58,8 @@ def pair_batches(split: PairSplit, batch_size: int, *, seed: int | None = None, 
             random states are neither read nor changed.
         epoch: varies the order.
         start: leave out so many batches at the beginning, without reading them (to resume in mid-epoch).
+        stop: leave out the batches from this one on.
+        part: (number, parts): only this one of so many contiguous, near-equal parts of every batch, which may be empty.
         device: where the batches are wanted.
 
     Raises:
@@ -63,16 +68,18 @@ def pair_batches(split: PairSplit, batch_size: int, *, seed: int | None = None, 
     """
     if start < 0 or epoch < 0 or (seed is not None and seed < 0):
         raise ValueError(f"seed, epoch and start must not be negative; got {seed}, {epoch}, {start}")
-    bounds = _bounds(split.n_pairs, batch_size)[start:]
-    if len(bounds) < 2:
+    slices = list(pairwise(_bounds(split.n_pairs, batch_size)))[start:stop]
+    if not slices:
         return iter(())
+    slices = _parts_of(slices, part)
     if split.is_streamed:
-        return _streamed(split, bounds, seed, epoch, torch.device(device))
+        return _streamed(split, slices, seed, epoch, torch.device(device))
     rng = None if seed is None else np.random.default_rng([seed, epoch])
-    return _in_memory(split, bounds, rng, torch.device(device))
+    return _in_memory(split, slices, rng, torch.device(device))
 
 
-def view_batches(split: PairSplit, view: int, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Tensor]:
+def view_batches(split: PairSplit, view: int, batch_size: int, device: str | torch.device = "cpu",
+                 part: tuple[int, int] = (0, 1)) -> Iterator[Tensor]:
     """The items of one view in order, each once whatever the pair table says: (b, *item_shape) float32.
 
     Args:
@@ -80,8 +87,9 @@ def view_batches(split: PairSplit, view: int, batch_size: int, device: str | tor
         view: 1 or 2.
         batch_size: the most items in a batch; batches are near-equal.
         device: where they are wanted.
+        part: (number, parts): only this one of so many contiguous, near-equal parts of every batch, which may be empty.
     """
-    return _item_batches(_items(split, view), batch_size, device)
+    return _item_batches(_items(split, view), batch_size, device, part)
 
 
 def lone_batches(split: PairSplit, view: int, batch_size: int, device: str | torch.device = "cpu") -> Iterator[Tensor]:
@@ -101,30 +109,40 @@ def _items(split: PairSplit, view: int) -> View:
     return split.view1 if view == 1 else split.view2
 
 
-def _item_batches(items: View, batch_size: int, device: str | torch.device) -> Iterator[Tensor]:
-    slices = pairwise(_bounds(len(items), batch_size))
+def _item_batches(items: View, batch_size: int, device: str | torch.device, part: tuple[int, int] = (0, 1)
+                  ) -> Iterator[Tensor]:
+    slices = _parts_of(list(pairwise(_bounds(len(items), batch_size))), part)
     if isinstance(items, Tensor):
         return (items[low:high].to(device) for low, high in slices)
     return (block.to(device) for block in read_ahead(lambda: _read_slices(items, slices)))
 
 
 def _bounds(count: int, batch_size: int) -> list[int]:
-    """Where the near-equal batches begin and end: ceil(count / batch_size) of them, the longer ones first."""
+    """Where the near-equal batches begin and end: ceil(count / batch_size) of them, the longer ones first; one less
+    where there would be one of a single row."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     batches = -(-count // batch_size)
+    if batch_size == 2 and count > 2:
+        batches = count // 2
     size, longer = divmod(count, batches)
     return [i * size + min(i, longer) for i in range(batches + 1)]
 
 
-def _in_memory(split: PairSplit, bounds: list[int], rng: np.random.Generator | None,
+def _parts_of(slices: list[tuple[int, int]], part: tuple[int, int]) -> list[tuple[int, int]]:
+    """One part of every slice."""
+    cuts = [share(high - low, *part) for low, high in slices]
+    return [(low + begin, low + end) for (low, _), (begin, end) in zip(slices, cuts, strict=True)]
+
+
+def _in_memory(split: PairSplit, slices: list[tuple[int, int]], rng: np.random.Generator | None,
                device: torch.device) -> Iterator[Batch]:
     if not isinstance(split.view1, Tensor) or not isinstance(split.view2, Tensor):
         raise DataError(f"{split.name} is streamed")
     order = None if rng is None else torch.from_numpy(rng.permutation(split.n_pairs))
-    largest = bounds[1] - bounds[0]
+    largest = max(high - low for low, high in slices)
     take1, take2 = _buffered(split.view1, largest), _buffered(split.view2, largest)
-    for low, high in pairwise(bounds):
+    for low, high in slices:
         if order is None and split.pairs is None:
             pairs = torch.arange(low, high)[:, None].expand(-1, 2)
             yield Batch(split.view1[low:high].to(device), split.view2[low:high].to(device), pairs)
@@ -145,27 +163,33 @@ def _buffered(view: Tensor, largest: int) -> Gather:
     return take
 
 
-def _streamed(split: PairSplit, bounds: list[int], seed: int | None, epoch: int,
+def _streamed(split: PairSplit, slices: list[tuple[int, int]], seed: int | None, epoch: int,
               device: torch.device) -> Iterator[Batch]:
     order, groups = _block_order(split, seed, epoch)
-    first = bounds[0]
-    groups = [(low, high) for low, high in groups if high > first]
+    wanted = np.zeros(len(order), dtype=bool)
+    for low, high in slices:
+        wanted[low:high] = True
+    before = np.concatenate([[0], np.cumsum(wanted)])  # rows that are wanted before each one
+    groups = [(int(before[low]), int(before[high])) for low, high in groups if before[high] > before[low]]
+    order = order[wanted]
     waiting: list[Batch] = []  # what was read and not yet handed out, in order
-    ready = groups[0][0] - first  # rows in `waiting`; negative: rows that come first and are skipped
+    ready = 0  # rows in `waiting`
     mixed = read_ahead(lambda: _read_groups(split, order, groups))
-    sizes = [high - low for low, high in pairwise(bounds)]
     try:
-        for size in sizes:
+        for size in (high - low for low, high in slices):
             while ready < size:
-                block = next(mixed)
-                skipped = max(0, -ready)
-                ready += len(block.pairs)
-                waiting.append(Batch(*(part[skipped:] for part in block)))
-            batch, waiting = _cut(waiting, size)
+                waiting.append(next(mixed))
+                ready += len(waiting[-1].pairs)
+            batch, waiting = _cut(waiting, size) if size else (_no_rows(split), waiting)
             ready -= size
             yield Batch(batch.view1.to(device), batch.view2.to(device), batch.pairs)
     finally:
         mixed.close()
+
+
+def _no_rows(split: PairSplit) -> Batch:
+    return Batch(torch.empty(0, *split.view1_shape), torch.empty(0, *split.view2_shape),
+                 torch.empty(0, 2, dtype=torch.int64))
 
 
 def _cut(waiting: list[Batch], size: int) -> tuple[Batch, list[Batch]]:

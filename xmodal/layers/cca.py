@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.covariance import Moments, PairCovariance, batch_moments, blend, pearson
+from xmodal.distributed import gather_rows, merge_moments
 from xmodal.errors import ExperimentError, NumericalError
 from xmodal.layers.embedded import Embedded, check_widths, least_precision, result_dtype
 from xmodal.linalg import (
@@ -174,7 +175,7 @@ class CCALayer(nn.Module):
         """Sets the stored moments to the exact ones of the given pairs of tower outputs.
 
         Args:
-            outputs: batches (n, dim), (n, dim); any sizes.
+            outputs: batches (n, dim), (n, dim); any sizes. Of several processes each gives its own part of the pairs.
 
         Returns:
             How many pairs there were. The moments stay as they are when there were fewer than two.
@@ -186,6 +187,7 @@ class CCALayer(nn.Module):
         for a, b in outputs:
             exact.update(a, b)
             eps = max(eps, least_precision(a, b))
+        exact, eps = merge_moments(exact), float(gather_rows(torch.tensor([eps]))[0].max())
         moments = exact.moments()
         for view, S in (("view1", moments.S11), ("view2", moments.S22)):
             if not bool(torch.isfinite(S).all()):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from xmodal.distributed import add_up
 from xmodal.errors import ExperimentError
 from xmodal.layers.embedded import Embedded, check_widths, result_dtype
 
@@ -64,14 +65,17 @@ class LearnedProjection(nn.Module):
             self.count.copy_(torch.as_tensor(count))
 
     def refit(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> int:
-        """Sets the means to the exact ones of the given pairs of tower outputs; returns how many there were."""
-        count = 0
-        total1, total2 = torch.zeros_like(self.mean1.double()), torch.zeros_like(self.mean2.double())
+        """Sets the means to the exact ones of the given pairs of tower outputs; returns how many there were.
+
+        Of several processes each gives its own part of the pairs.
+        """
+        totals = self.mean1.new_zeros(2 * self.dim + 1, dtype=torch.float64)  # of view 1, of view 2, and the count
         with torch.no_grad():
             for a, b in outputs:
-                count += len(a)
-                total1 += a.double().sum(dim=0)
-                total2 += b.double().sum(dim=0)
+                ones = a.new_ones(len(a), 1, dtype=torch.float64)
+                totals += torch.cat([a.double(), b.double(), ones], dim=1).sum(dim=0)
+            total1, total2, counted = add_up(totals).split([self.dim, self.dim, 1])
+        count = int(counted)
         if count:
             self._store(total1 / count, total2 / count, count)
         return count

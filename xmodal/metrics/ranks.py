@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from xmodal.distributed import add_up, rank, size
 from xmodal.errors import DataError
 from xmodal.metrics.views import View, check_pairs, check_views, exact_scores, make_view
 
@@ -62,10 +63,11 @@ class _Direction:
         self.same = torch.zeros(n, dtype=torch.int64, device=scores.device)
         self.same.index_add_(0, matches, (scores >= best[matches] - TIE).to(torch.int64))
 
-    def result(self, counts: list[_Counts]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ranks, tied flags and the items that are queries, from the counts of all workers."""
-        above = sum(count.above[self.queries] for count in counts)
-        same = self.same[self.queries] + sum(count.same[self.queries] for count in counts)
+    def result(self, counts: list[_Counts], shared: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Ranks, tied flags and the items that are queries, from the counts of all workers (and processes)."""
+        counted = torch.stack([torch.stack([count.above, count.same]) for count in counts]).sum(dim=0)
+        above, same = (add_up(counted) if shared else counted)[:, self.queries]
+        same = same + self.same[self.queries]
         return (above + (same + 1).to(torch.float64) / 2).cpu(), (same > 1).cpu(), self.queries.cpu()
 
 
@@ -105,7 +107,8 @@ class _Counts:
         self.same.index_add_(0, items, (scores >= best - TIE).sum(dim=self.gallery) - above)
 
 
-def retrieval_ranks(z1: Any, z2: Any, pairs: Any = None, *, tile: tuple[int, int] | int | None = None) -> Ranks:
+def retrieval_ranks(z1: Any, z2: Any, pairs: Any = None, *, tile: tuple[int, int] | int | None = None,
+                    shared: bool = False) -> Ranks:
     """Ranks of the best match by cosine, both directions, from one pass over the score matrix.
 
     The oracle is ``scipy.stats.rankdata(-scores, method="average")`` on float64 scores; with several matches the
@@ -117,6 +120,7 @@ def retrieval_ranks(z1: Any, z2: Any, pairs: Any = None, *, tile: tuple[int, int
         z2: view-2 embeddings (n2, d).
         pairs: int64 (m, 2), row i says that ``z1[pairs[i, 0]]`` matches ``z2[pairs[i, 1]]``; None is the identity.
         tile: rows and columns of a tile of the score matrix; the default suits the device.
+        shared: several processes call this with the same embeddings, and each counts a part of the tiles.
 
     Raises:
         DataError: shapes or pairs that don't fit.
@@ -125,12 +129,13 @@ def retrieval_ranks(z1: Any, z2: Any, pairs: Any = None, *, tile: tuple[int, int
     m1, m2 = check_views(z1, z2)
     table = check_pairs(pairs, len(m1), len(m2), m1.device)
     view1, view2 = make_view(m1, "view 1"), make_view(m2, "view 2")
-    return ranks_of_views(view1, view2, table, exact_scores(view1, view2, table), tile)
+    return ranks_of_views(view1, view2, table, exact_scores(view1, view2, table), tile, shared)
 
 
 def ranks_of_views(view1: View, view2: View, pairs: Tensor, pair_scores: Tensor,
-                   tile: tuple[int, int] | int | None = None) -> Ranks:
-    """``retrieval_ranks`` on prepared views, sorted distinct pairs (m, 2) and their float64 cosines (m,).
+                   tile: tuple[int, int] | int | None = None, shared: bool = False) -> Ranks:
+    """``retrieval_ranks`` on prepared views, sorted distinct pairs (m, 2) and their float64 cosines (m,); ``shared``
+    as there.
 
     On the CPU each of torch's threads takes strips of tiles of its own. Splitting every small operation among the
     threads instead would meet at a barrier ten times per tile, and crawl on a machine that is busy otherwise.
@@ -139,17 +144,19 @@ def ranks_of_views(view1: View, view2: View, pairs: Tensor, pair_scores: Tensor,
     forward = _Direction(pairs[:, 0], pair_scores, len(view1.raw))
     backward = _Direction(pairs[:, 1], pair_scores, len(view2.raw))
     strips: SimpleQueue[_Strip] = SimpleQueue()
-    for strip in _strips(pairs, len(view1.raw), len(view2.raw), *shape):
-        strips.put(strip)
+    own = (rank(), size()) if shared else (0, 1)
+    for number, strip in enumerate(_strips(pairs, len(view1.raw), len(view2.raw), *shape)):
+        if number % own[1] == own[0]:
+            strips.put(strip)
 
     def work() -> tuple[_Counts, _Counts]:
         return _count_strips(strips, view1, view2, forward, backward, shape)
 
-    workers = min(torch.get_num_threads(), strips.qsize()) if view1.raw.device.type == "cpu" else 1
+    workers = max(1, min(torch.get_num_threads(), strips.qsize())) if view1.raw.device.type == "cpu" else 1
     with full_precision():
         counts = [work()] if workers == 1 else _in_threads(work, workers, strips)
-    ranks1, tied1, queries1 = forward.result([count for count, _ in counts])
-    ranks2, tied2, queries2 = backward.result([count for _, count in counts])
+    ranks1, tied1, queries1 = forward.result([count for count, _ in counts], shared)
+    ranks2, tied2, queries2 = backward.result([count for _, count in counts], shared)
     return Ranks(ranks1, ranks2, tied1, tied2, queries1, queries2)
 
 

@@ -27,7 +27,7 @@ PRIMARY = Primary("mrr", True)
 
 def retrieval_metrics(z1: Any, z2: Any, pairs: Any = None, ks: Sequence[int] = (1, 5, 10, 25),
                       labels1: Any = None, labels2: Any = None, *, ranks: Ranks | None = None,
-                      ) -> dict[str, dict[str, float]]:
+                      shared: bool = False) -> dict[str, dict[str, float]]:
     """``{"V1_to_V2": {...}, "V2_to_V1": {...}}`` by cosine similarity.
 
     Per direction: ``r<k>`` (percent of queries whose best match has rank ≤ k; an average rank of 1.5 is no hit at
@@ -45,6 +45,7 @@ def retrieval_metrics(z1: Any, z2: Any, pairs: Any = None, ks: Sequence[int] = (
         labels1: classes (n1,) of the view-1 items; needs ``labels2`` too.
         labels2: classes (n2,) of the view-2 items.
         ranks: what ``retrieval_ranks`` returned for the same arguments, to save the pass over the scores.
+        shared: as ``retrieval_ranks`` has it.
 
     Raises:
         DataError: shapes, pairs, labels or cut-offs that don't fit.
@@ -58,7 +59,7 @@ def retrieval_metrics(z1: Any, z2: Any, pairs: Any = None, ks: Sequence[int] = (
     view1, view2 = make_view(m1, "view 1"), make_view(m2, "view 2")
     scores = exact_scores(view1, view2, table)
     if ranks is None:
-        ranks = ranks_of_views(view1, view2, table, scores)
+        ranks = ranks_of_views(view1, view2, table, scores, shared=shared)
     distances = _distance_metrics(scores)
     result = {direction: {**rank_metrics(ranks, direction, ks), **distances, "n_gallery": gallery}
               for direction, gallery in zip(DIRECTIONS, (len(m2), len(m1)), strict=True)}

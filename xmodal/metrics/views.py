@@ -28,8 +28,9 @@ class View(NamedTuple):
         return self.raw[rows].to(torch.float64) * self.inverse_norm[rows]
 
 
-def as_matrix(z: Any, name: str) -> Tensor:
-    """``z`` (tensor or array, any float width, any device) as a detached, finite (n, d) tensor.
+def as_matrix(z: Any, name: str, first_row: int = 0) -> Tensor:
+    """``z`` (tensor or array, any float width, any device) as a detached, finite (n, d) tensor, of which errors number
+    the rows from ``first_row``.
 
     Raises:
         DataError: not two-dimensional, or empty.
@@ -46,7 +47,7 @@ def as_matrix(z: Any, name: str) -> Tensor:
         z = z.cpu()
     bad = torch.cat([~torch.isfinite(part).all(dim=1) for part in z.split(chunk_rows(z))]).nonzero().flatten()
     if len(bad):
-        first = ", ".join(str(row) for row in bad[:5].tolist()) + (", …" if len(bad) > 5 else "")
+        first = ", ".join(str(first_row + row) for row in bad[:5].tolist()) + (", …" if len(bad) > 5 else "")
         raise NumericalError(f"{name}: {len(bad)} of {len(z)} embeddings have NaN or infinite values (rows {first}); "
                              "look at the features of these rows and at the weights that embedded them")
     return z

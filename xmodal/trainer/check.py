@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data import Batch, PairedData, pair_batches
+from xmodal.distributed import alone
 from xmodal.errors import DataError, ExperimentError, XmodalError
 from xmodal.layers import Embedded
 from xmodal.linear import ClosedForm
@@ -37,7 +38,7 @@ def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, dat
     batch = next(pair_batches(data.train.take(2), 2))
     state = torch.get_rng_state()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), alone():
             warnings.simplefilter("ignore")  # two pairs are few for any head
             _trial_step(copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu(), batch)
     except ExperimentError as error:

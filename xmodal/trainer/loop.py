@@ -2,25 +2,30 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.checkpoint import RunFolder, load_strictly
 from xmodal.config import TrainConfig
 from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
 from xmodal.diagnosis import diagnose
-from xmodal.errors import CheckpointError, NumericalError
+from xmodal.distributed import add_up, alone, from_first, gather_rows, largest, part_of, rank, size
+from xmodal.errors import CheckpointError, ExperimentError, NumericalError
 from xmodal.evaluator import embed, tower_precision
+from xmodal.layers.batch_norm import share_batch_norms
 from xmodal.linear import ClosedForm
 from xmodal.metrics import PRIMARY, retrieval_metrics
-from xmodal.networks import Model, evaluating
+from xmodal.networks import Model, compile_towers, evaluating
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
@@ -102,15 +107,37 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
         CheckpointError: the state to resume is damaged, or another model's.
     """
     check_experiment(model, objective, data)
+    first = rank() == 0
     if isinstance(model, ClosedForm) or objective is None:  # never the one without the other: that was checked
-        line = fit_closed_form(cast(ClosedForm, model), data, seed=seed, run=run, resume=resume, device=device,
-                               display=display or Silent())
+        with alone():
+            line = fit_closed_form(cast(ClosedForm, model), data, seed=seed, run=run if first else None, resume=resume,
+                                   device=device, display=display or Silent())
         return FitResult([line], 1, line[f"{PRIMARY.key}_va"], "closed form")
-    training = _Training(model.to(device), objective.to(device), data, config, seed, run, torch.device(device),
-                         display or Silent())
+    if resume and run is None:
+        raise CheckpointError("resume needs a run folder")
+    training = _Training(model.to(device), objective.to(device), data, config, seed, run if first else None,
+                         torch.device(device), display or Silent())
     if resume:
-        training.restore()
+        training.restore(cast(RunFolder, run))
     return training.run()
+
+
+class _Step(nn.Module):
+    """From a batch to its loss: what is differentiated, and what DistributedDataParallel looks after."""
+
+    def __init__(self, model: Model, objective: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.model, self.objective, self.precision = model, objective, precision
+
+    def forward(self, view1: Tensor, view2: Tensor, pairs: Tensor) -> Tensor:
+        """The loss of the whole batch, given this process's part of it."""
+        with tower_precision(self.precision, view1.device):
+            embedded = self.model(view1, view2)
+        pairs, = gather_rows(pairs)
+        if len(embedded.view1) != len(pairs):
+            raise ExperimentError(f"{type(self.model).__name__} can't be trained by several processes: in train mode "
+                                  "its forward must gather the parts of a batch (xmodal.distributed.gather_rows)")
+        return self.objective(embedded, pairs)
 
 
 class _Training:
@@ -120,12 +147,23 @@ class _Training:
                  run: RunFolder | None, device: torch.device, display: Display) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
         self.seed, self.folder, self.device, self.display = seed, run, device, display
+        if size() > 1:
+            share_batch_norms(model)
+        if config.compile:
+            compile_towers(model)
         self.optimizer = make_optimizer([model, objective], config)
+        self.step: nn.Module = _Step(model, objective, config.precision)
+        if size() > 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has another name for broadcast_buffers
+                self.step = DistributedDataParallel(self.step, broadcast_buffers=False, static_graph=True)
+        self.part = rank(), size()
         self.progress = Progress(config.learning_rate, config.patience, config.patience, config.refinement_steps)
         self.best: dict[str, Any] = {}
         self.n_batches = n_batches(data.train, config.batch_size)
         self.probe = probe(data)
-        self.stopped_by: int | None = None
+        self.stopped_by: int | None = None  # the signal that all processes stop for
+        self._asked_by = 0
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0
 
@@ -135,7 +173,7 @@ class _Training:
             with on_stop_signals(self._ask_to_stop):
                 if not (progress.finished or progress.epoch or progress.batch):
                     self._first_statistics()
-                while not progress.finished and self.stopped_by is None:
+                while not progress.finished and not self._stopping():
                     self._train_epoch()
                     if progress.batch == self.n_batches:
                         self._end_epoch()
@@ -150,7 +188,12 @@ class _Training:
         return FitResult(progress.log, progress.best_epoch, progress.best_value, finished, self.stopped_by)
 
     def _ask_to_stop(self, number: int) -> None:
-        self.stopped_by = number
+        self._asked_by = number
+
+    def _stopping(self) -> bool:
+        """Whether training is to end here: all processes ask each other at the same places."""
+        self.stopped_by = self.stopped_by or largest(self._asked_by) or None
+        return self.stopped_by is not None
 
     # -- an epoch ---------------------------------------------------------------------------------------------------
 
@@ -167,7 +210,7 @@ class _Training:
 
     def _pair_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         return pair_batches(self.data.train, self.config.batch_size, seed=self.seed, epoch=epoch, start=start,
-                            device=self.device)
+                            part=self.part, device=self.device)
 
     def _train_epoch(self) -> None:
         """Takes the epoch's remaining steps, or those until a signal asks for a stop."""
@@ -182,7 +225,7 @@ class _Training:
             progress.loss_sum += loss
             progress.seconds = seconds_before + time.perf_counter() - begun
             self.display.batch(progress.epoch + 1, progress.batch, self.n_batches, progress.loss_sum / progress.batch)
-            if self.stopped_by is not None:
+            if self._stopping():
                 break
 
     def _set_learning_rate(self) -> None:
@@ -196,9 +239,7 @@ class _Training:
         where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            with tower_precision(self.config.precision, self.device):
-                embedded = self.model(batch.view1, batch.view2)
-            loss = self.objective(embedded, batch.pairs)
+            loss = self.step(batch.view1, batch.view2, batch.pairs)
         except NumericalError as error:
             raise NumericalError(f"training stopped in {where}: {error}; {self._diagnosis(batch)}") from error
         value = float(loss.detach())
@@ -212,7 +253,7 @@ class _Training:
         return value
 
     def _diagnosis(self, batch: Batch) -> str:
-        return diagnose(self.model, batch) + self._kept()
+        return diagnose(self.model, Batch(*gather_rows(*batch))) + self._kept()
 
     def _kept(self) -> str:
         best, which = self.progress.best_epoch, "best" if self.config.keep == "best" else "last"
@@ -243,24 +284,26 @@ class _Training:
             refit_pairs = self.model.refit(self._batches(0))
         loss, z1, z2 = self._embed_with_loss(self.data.valid)
         pairs = self.data.valid.pairs
-        valid = retrieval_metrics(z1, z2, pairs)
+        valid = retrieval_metrics(z1, z2, pairs, shared=True)
         z1, z2 = embed(self.model, self.probe, device=self.device, precision=self.config.precision)
-        train = retrieval_metrics(z1, z2, self.probe.pairs)
-        return {"loss_va": loss, "refit_pairs": refit_pairs, **retrieval_line(train, valid)}
+        train = retrieval_metrics(z1, z2, self.probe.pairs, shared=True)
+        line = {"loss_va": loss, "refit_pairs": refit_pairs, **retrieval_line(train, valid)}
+        return dict(json.loads(from_first(json.dumps(line).encode()) or b""))
 
     def _embed_with_loss(self, split: PairSplit) -> tuple[float, Tensor, Tensor]:
         """The objective over a split in eval mode, and its items' embeddings."""
+        low, high = part_of(n_batches(split, self.config.batch_size))
         losses, rows1, rows2 = [], [], []
         self.objective.eval()
         with evaluating(self.model):
-            for batch in pair_batches(split, self.config.batch_size, device=self.device):
+            for batch in pair_batches(split, self.config.batch_size, start=low, stop=high, device=self.device):
                 with tower_precision(self.config.precision, self.device):
                     embedded = self.model(batch.view1, batch.view2)
                 losses.append(float(self.objective(embedded, batch.pairs)) * len(batch.pairs))
                 rows1.append(embedded.view1)
                 rows2.append(embedded.view2)
-        loss = sum(losses) / len(split)
-        if split.pairs is None:
+        loss = float(add_up(torch.tensor(sum(losses), dtype=torch.float64))) / len(split)
+        if split.pairs is None and size() == 1:
             return loss, torch.cat(rows1), torch.cat(rows2)
         z1, z2 = embed(self.model, split, device=self.device, precision=self.config.precision)
         return loss, z1, z2
@@ -310,13 +353,14 @@ class _Training:
     # -- keeping and resuming ---------------------------------------------------------------------------------------
 
     def _keep(self, improved: bool) -> None:
-        if self.folder is None:
-            return
-        if improved:
-            self._write_best()
-        self.folder.write_log(self.progress.log)
-        since = time.monotonic() - self._saved_at
-        if self.progress.finished or since >= SAVE_COST_FACTOR * self._save_seconds:
+        due = False
+        if self.folder is not None:
+            if improved:
+                self._write_best()
+            self.folder.write_log(self.progress.log)
+            since = time.monotonic() - self._saved_at
+            due = bool(self.progress.finished) or since >= SAVE_COST_FACTOR * self._save_seconds
+        if largest(due):
             self._save()
 
     def _write_best(self) -> None:
@@ -324,35 +368,41 @@ class _Training:
             self.folder.save_weights(self.best["model"], epoch=self.progress.best_epoch)
 
     def _save(self) -> None:
-        """Writes the resume state. It alone says where training stands; log and weights follow from it."""
+        """Writes the resume state. It alone says where training stands; log and weights follow from it.
+
+        The generators' states are those of all processes, in the order of their numbers.
+        """
+        cuda = self.device.type == "cuda"
+        own = [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if cuda else [])]
+        states = gather_rows(*(state[None] for state in own))
         if self.folder is None:
             return
         started = time.monotonic()
         self.folder.save_resume({"progress": asdict(self.progress), "model": self.model.state_dict(),
                                  "optimizer": self.optimizer.state_dict(), "best": self.best,
-                                 "objective": self.objective.state_dict(), "rng": torch.get_rng_state(),
-                                 "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []})
+                                 "objective": self.objective.state_dict(), "rng": states[0],
+                                 "cuda_rng": states[1] if cuda else None})
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
-    def restore(self) -> None:
+    def restore(self, run: RunFolder) -> None:
         """Takes up the state in the run folder, and rewrites the log and the best weights to agree with it."""
-        if self.folder is None:
-            raise CheckpointError("resume needs a run folder")
-        self.folder.clear_temporary_files()
-        state = self.folder.load_resume()
+        if self.folder is not None:
+            self.folder.clear_temporary_files()
+        state = run.load_resume()
         if state is None:
             self.display.note("nothing was saved yet: starting from the beginning")
             return
         try:
             self._take_up(state)
-            self.folder.write_log(self.progress.log)
+            if self.folder is not None:
+                self.folder.write_log(self.progress.log)
             if self.best:
                 self._write_best()
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"{self.folder.file(RunFolder.RESUME)} is damaged ({type(error).__name__}: {error}): "
+            raise CheckpointError(f"{run.file(RunFolder.RESUME)} is damaged ({type(error).__name__}: {error}): "
                                   "--overwrite starts again") from error
-        if not self.progress.finished:
+        if self.folder is not None and not self.progress.finished:
             self.folder.clear_results()
         self.display.note(f"continuing after epoch {self.progress.epoch}" if not self.progress.finished else
                           f"already finished after epoch {self.progress.epoch}")
@@ -362,12 +412,20 @@ class _Training:
         load_strictly(self.model, state["model"], "resume.pt")
         self.objective.load_state_dict(state["objective"])
         self._set_optimizer(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self._set_generators(state["rng"], state["cuda_rng"])
         self.best = state["best"]
         if progress.finished == "max_epochs" and progress.epoch < self.config.max_epochs:
             progress.finished = ""  # max_epochs was raised: what this epoch would have led to is decided now
             self._refine_or_finish()
         elif not progress.finished and progress.epoch >= self.config.max_epochs:
             progress.finished = "max_epochs"
+
+    def _set_generators(self, states: Tensor, cuda_states: Tensor | None) -> None:
+        """Where each process was, if they are as many as before; else the further ones draw numbers of their own."""
+        number = rank()
+        if number == 0 or len(states) == size():
+            torch.set_rng_state(states[number].clone())  # torch crashes on a row of a tensor
+            if self.device.type == "cuda" and cuda_states is not None:
+                torch.cuda.set_rng_state(cuda_states[number].clone(), self.device)
+        else:
+            torch.manual_seed(self.seed + number)
