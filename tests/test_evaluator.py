@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
-from xmodal.data import PairSplit
+from xmodal.data import PairedData, PairSplit
 from xmodal.errors import NumericalError
-from xmodal.evaluator import embed, evaluate, linear_cca_baseline
+from xmodal.evaluator import embed, evaluate, linear_cca_baseline, write_embeddings
 from xmodal.layers import CCALayer, LearnedProjection
 from xmodal.metrics import retrieval_metrics
 from xmodal.networks import TwoTower
@@ -125,3 +126,40 @@ def test_linear_cca_baseline_is_fitted_on_training_pairs_only(correlated_pairs):
     assert len(baseline.correlations_) == 9
     changed = dataclasses.replace(correlated_pairs, test=correlated_pairs.valid)
     assert np.array_equal(linear_cca_baseline(changed, 50).correlations_, baseline.correlations_)
+
+
+def test_written_embeddings_are_those_in_memory(captioned_pictures, tmp_path):
+    torch.manual_seed(0)
+    model = TwoTower(mlp((12,), [], 4), mlp((9,), [], 4), LearnedProjection(4)).eval()
+    data = captioned_pictures
+    write_embeddings(model, data, "test", tmp_path / "z.h5")
+    z1, z2 = embed(model, data.test)
+    with h5py.File(tmp_path / "z.h5") as file:
+        assert np.array_equal(file["view1"][:], z1.numpy()) and np.array_equal(file["view2"][:], z2.numpy())
+        assert np.array_equal(file["pairs"][:], data.test.pairs.numpy()) and "labels" not in file
+        assert file.attrs["fingerprint"] == data.fingerprint and file.attrs["split"] == "test"
+
+
+def test_embeddings_that_are_not_finite_leave_no_file(correlated_pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("xmodal.evaluator.EMBED_BATCH", 25)
+    model = TwoTower(mlp((12,), [], 4), mlp((9,), [], 4), LearnedProjection(4)).eval()
+
+    def broken(y):
+        return model.tower2(y) * torch.where(torch.arange(len(y)) == 3, torch.nan, 1.0)[:, None]
+
+    monkeypatch.setattr(model, "embed_view2", broken)
+    with pytest.raises(NumericalError, match=r"view 2: 1 of 20 embeddings .* \(rows 3\)"):
+        write_embeddings(model, correlated_pairs, "test", tmp_path / "z.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_are_written_beside_embeddings(tmp_path):
+    views = torch.randn(6, 12), torch.randn(6, 9)
+    split = PairSplit("test", *views, ids=list("abcdef"), caption2=["ä\n", "", "x", "y", "z", "日本"],
+                      labels=torch.arange(6))
+    model = TwoTower(mlp((12,), [], 4), mlp((9,), [], 4), LearnedProjection(4)).eval()
+    write_embeddings(model, PairedData("texts", split, split, split), "test", tmp_path / "z.h5")
+    with h5py.File(tmp_path / "z.h5") as file:
+        assert file["ids"].asstr()[:].tolist() == split.ids
+        assert file["caption2"].asstr()[:].tolist() == split.caption2
+        assert file["labels"][:].tolist() == list(range(6))

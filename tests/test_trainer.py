@@ -20,7 +20,7 @@ from xmodal.evaluator import embed, evaluate
 from xmodal.layers import CCALayer, LearnedProjection
 from xmodal.linear import LinearCCA
 from xmodal.metrics import retrieval_metrics
-from xmodal.networks import CorrNet, TwoTower
+from xmodal.networks import CorrNet, TwoTower, compiled_towers
 from xmodal.objectives import CorrNetObjective, PairwiseRanking, TraceNorm
 from xmodal.towers import mlp, tied_decoder
 from xmodal.trainer import Silent, check_experiment, fit, make_optimizer
@@ -480,3 +480,38 @@ def test_bf16_towers_train_and_heads_stay_in_full_precision(correlated_pairs):
     assert abs(result.best_value - full.best_value) < 0.1
     assert model.head.S11.dtype == torch.float64
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_compiled_towers_train_alike_and_leave_no_trace(correlated_pairs, precision):
+    config = dataclasses.replace(CONFIG, precision=precision)
+    compiled, plain = small_model(dropout=0.0), small_model(dropout=0.0)
+    result = fit(compiled, TraceNorm(), correlated_pairs, dataclasses.replace(config, compile=True))
+    expected = fit(plain, TraceNorm(), correlated_pairs, config)
+    assert result.log[0]["loss_tr"] == pytest.approx(expected.log[0]["loss_tr"], rel=1e-2)
+    assert abs(result.best_value - expected.best_value) < 0.1
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    assert all("forward" not in vars(module) for module in compiled.modules())
+
+
+def test_compiling_replaces_the_towers_forward_and_nothing_else(monkeypatch):
+    model, items = small_model(dropout=0.0).eval(), torch.randn(3, 12)
+    expected = model.tower1(items)
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda forward: lambda *given: (calls.append(1), forward(*given))[1])
+    with compiled_towers(model):
+        assert torch.equal(model.tower1(items), expected) and calls == [1]
+        assert "forward" not in vars(model.head) and "forward" not in vars(model.norm)
+    assert torch.equal(model.tower1(items), expected) and calls == [1]
+
+
+def test_towers_that_cant_be_compiled_are_said(correlated_pairs, monkeypatch):
+    from torch._dynamo.exc import Unsupported
+
+    def fails(*items):
+        raise Unsupported("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda forward: fails)
+    with pytest.raises(ExperimentError, match=r"train without --compile: .*no C\+\+ compiler"):
+        fit(small_model(), TraceNorm(), correlated_pairs, dataclasses.replace(CONFIG, compile=True))

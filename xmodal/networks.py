@@ -30,11 +30,26 @@ def evaluating(model: object) -> Iterator[None]:
             module.training = training
 
 
-def compile_towers(model: nn.Module) -> None:
-    """Compiles the parts of a model that are networks (:func:`torch.compile`, in place): all but its head and norm."""
-    for part in model.children():
-        if not isinstance(part, CCALayer | CCAReadout | LearnedProjection | LengthNorm | nn.Identity):
-            part.compile()
+@contextmanager
+def compiled_towers(model: nn.Module) -> Iterator[None]:
+    """Inside the block the parts of a model that are networks, all but its head and norm, run as :func:`torch.compile`
+    makes them; names, weights and modes are what they were.
+
+    ``nn.Module.compile`` would leave an ``nn.Sequential`` as it is: dynamo skips what is defined in torch itself.
+    """
+    parts = [part for part in model.children()
+             if not isinstance(part, CCALayer | CCAReadout | LearnedProjection | LengthNorm | nn.Identity)]
+    for part in parts:
+        part.forward = torch.compile(partial(_forward, type(part).forward, part))
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.forward
+
+
+def _forward(forward: Callable[..., Tensor], part: nn.Module, *items: Tensor) -> Tensor:
+    return forward(part, *items)
 
 
 class TwoTower(nn.Module):

@@ -8,6 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from xmodal.evaluator import embed, tower_precision
 from xmodal.layers.batch_norm import share_batch_norms
 from xmodal.linear import ClosedForm
 from xmodal.metrics import PRIMARY, retrieval_metrics
-from xmodal.networks import Model, compile_towers, evaluating
+from xmodal.networks import Model, compiled_towers, evaluating
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
@@ -149,8 +150,6 @@ class _Training:
         self.seed, self.folder, self.device, self.display = seed, run, device, display
         if size() > 1:
             share_batch_norms(model)
-        if config.compile:
-            compile_towers(model)
         self.optimizer = make_optimizer([model, objective], config)
         self.step: nn.Module = _Step(model, objective, config.precision)
         if size() > 1:
@@ -170,7 +169,7 @@ class _Training:
     def run(self) -> FitResult:
         progress = self.progress
         try:
-            with on_stop_signals(self._ask_to_stop):
+            with on_stop_signals(self._ask_to_stop), self._compiled():
                 if not (progress.finished or progress.epoch or progress.batch):
                     self._first_statistics()
                 while not progress.finished and not self._stopping():
@@ -186,6 +185,20 @@ class _Training:
         if self.stopped_by is not None and not finished:
             finished = f"interrupted by {signal.Signals(self.stopped_by).name}"
         return FitResult(progress.log, progress.best_epoch, progress.best_value, finished, self.stopped_by)
+
+    @contextmanager
+    def _compiled(self) -> Iterator[None]:
+        if not self.config.compile:
+            yield
+            return
+        from torch._dynamo.exc import BackendCompilerFailed, Unsupported  # takes a second to import
+
+        try:
+            with compiled_towers(self.model):
+                yield
+        except (BackendCompilerFailed, Unsupported) as error:
+            raise ExperimentError("the towers can't be compiled (torch.compile needs a C++ compiler, on GPUs Triton); "
+                                  f"train without --compile: {str(error).splitlines()[0]}") from error
 
     def _ask_to_stop(self, number: int) -> None:
         self._asked_by = number
