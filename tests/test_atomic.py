@@ -40,6 +40,18 @@ def test_the_file_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
     assert order[:2] == ["sync", "rename"]
 
 
+def test_what_a_killed_process_left_goes_when_it_is_old(tmp_path):
+    target = tmp_path / "[1] file"
+    old, new, others = (tmp_path / name for name in (".[1] file.12-ab.tmp", ".[1] file.13-ab.tmp", ".file.12-ab.tmp"))
+    for leftover in (old, new, others):
+        leftover.write_text("half")
+    for leftover in (old, others):
+        os.utime(leftover, (1, 1))
+    with replacing(target) as path:
+        path.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([target, new, others])
+
+
 def test_only_one_is_let_in_until_it_leaves(tmp_path):
     lock = tmp_path / "folder" / ".lock"
     with only_one(lock) as first, only_one(lock) as second:

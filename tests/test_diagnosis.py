@@ -1,15 +1,21 @@
 """A diagnosis names the cause where it can be seen."""
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from xmodal.config import TrainConfig
 from xmodal.data import Batch
-from xmodal.diagnosis import diagnose
-from xmodal.layers import CCALayer
+from xmodal.diagnosis import diagnose, require_finite_state
+from xmodal.errors import NumericalError
+from xmodal.layers import CCALayer, LearnedProjection
 from xmodal.networks import CorrNet, TwoTower
+from xmodal.objectives import PairwiseRanking, TraceNorm
 from xmodal.towers import mlp
+from xmodal.trainer import fit
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -86,3 +92,35 @@ def test_a_corrnet_that_overflows_is_told_by_its_codes_and_reconstructions(batch
     with torch.no_grad():
         model.encoder1.weight[0, 0] = float("nan")
     assert diagnose(model, batch).count("try a smaller learning_rate") == 1
+
+
+def test_a_state_that_is_not_finite_is_named():
+    model = TwoTower(mlp((4,), [3], 2), mlp((4,), [3], 2), CCALayer(2))
+    require_finite_state(model)
+    model.tower2[1].running_var[1] = torch.inf
+    with pytest.raises(NumericalError, match=r"1 of the model's weights .* \(first: tower2.1.running_var\)"):
+        require_finite_state(model)
+
+
+def test_values_too_large_for_the_first_step_are_said(correlated_pairs):
+    train = correlated_pairs.train
+    huge = dataclasses.replace(correlated_pairs, train=dataclasses.replace(train, view1=train.view1 * 1e37))
+    model = TwoTower(mlp((12,), [], 5), mlp((9,), [], 5), CCALayer(5, alpha="auto"))
+    with torch.no_grad():
+        model.tower1[0].weight.fill_(100.0)
+    with pytest.raises(NumericalError, match=r"training can't start: .*values reach .*e\+37 in view1 and"):
+        fit(model, TraceNorm(), huge, TrainConfig(batch_size=50))
+    later = train.view1.clone()
+    later[100] = 3e38  # not among the two pairs that are tried beforehand
+    huge = dataclasses.replace(correlated_pairs, train=dataclasses.replace(train, view1=later))
+    with pytest.raises(NumericalError, match="training stopped before the first step: the covariance of view1"):
+        fit(model, TraceNorm(), huge, TrainConfig(batch_size=50))
+
+
+def test_overflowing_batch_norms_stop_training(correlated_pairs):
+    """Their variance overflows long before the loss does: what they pass on is merely constant."""
+    train = correlated_pairs.train
+    huge = dataclasses.replace(correlated_pairs, train=dataclasses.replace(train, view1=train.view1 * 1e25))
+    model = TwoTower(mlp((12,), [8], 5), mlp((9,), [8], 5), LearnedProjection(5))
+    with pytest.raises(NumericalError, match=r"stopped after epoch 1: .*tower1\.1\.running_var"):
+        fit(model, PairwiseRanking(), huge, TrainConfig(batch_size=50, max_epochs=2))

@@ -3,16 +3,21 @@ keeping others from writing there meanwhile."""
 from __future__ import annotations
 
 import errno
+import glob
 import io
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import h5py
+
+#: A temporary file that nobody has written to for so long was left by a process that was killed.
+LEFTOVER_SECONDS = 3600
 
 
 @contextmanager
@@ -20,12 +25,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; on success it is flushed to disk and renamed over ``path``.
 
     The folder is made if it isn't there. If the body or the flush raises, the new file is removed and ``path`` is
-    what it was.
+    what it was. What processes that were killed had written beside it an hour ago or earlier is removed.
 
     Raises:
         OSError: the folder can't be written to, or the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):  # another process may be removing it, too
+            if leftover.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
+                leftover.unlink()
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield beside

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from xmodal.covariance import batch_moments
 from xmodal.data import Batch
+from xmodal.errors import NumericalError
 from xmodal.linalg import describe_spectrum
 from xmodal.networks import CorrNet, evaluating
 
@@ -37,6 +38,25 @@ def diagnose(model: nn.Module, batch: Batch) -> str:
         advice = ["the weights have grown too large: try a smaller learning_rate or clip_norm"]
         findings += bad + (advice if bad and not broken else [])
     return "; ".join(findings) or "inputs and parameters are finite"
+
+
+def largest_values(batch: Batch) -> str:
+    """How large the items are, for towers whose first outputs are too large already."""
+    reached = [f"{float(view.abs().max()) if view.numel() else 0:.3g} in view{number}"
+               for number, view in ((1, batch.view1), (2, batch.view2))]
+    return f"values reach {' and '.join(reached)}: scale the features to about 1 if that is far off"
+
+
+def require_finite_state(model: nn.Module) -> None:
+    """Weights and running statistics, of batch norm too, have to be finite even where the loss still is.
+
+    Raises:
+        NumericalError: names the first that isn't.
+    """
+    broken = [name for name, value in model.state_dict().items()
+              if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    if broken:
+        raise NumericalError(f"{len(broken)} of the model's weights and statistics are not finite (first: {broken[0]})")
 
 
 def _bad_outputs(model: CorrNet, batch: Batch) -> list[str]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from xmodal.data import Batch, PairedData, pair_batches
+from xmodal.diagnosis import largest_values
 from xmodal.distributed import alone
-from xmodal.errors import DataError, ExperimentError, XmodalError
+from xmodal.errors import DataError, ExperimentError, NumericalError, XmodalError
 from xmodal.layers import Embedded
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model, evaluating
@@ -41,6 +42,8 @@ def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, dat
         with warnings.catch_warnings(), alone():
             warnings.simplefilter("ignore")  # two pairs are few for any head
             _trial_step(copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu(), batch)
+    except NumericalError as error:
+        raise NumericalError(f"training can't start: {error}; {largest_values(batch)}") from error
     except ExperimentError as error:
         head = type(getattr(model, "head", model)).__name__
         text = str(error).replace("this one does not", f"{head} does not")

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from xmodal.checkpoint import RunFolder, load_strictly
 from xmodal.config import TrainConfig
 from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
-from xmodal.diagnosis import diagnose
+from xmodal.diagnosis import diagnose, largest_values, require_finite_state
 from xmodal.distributed import add_up, alone, from_first, gather_rows, largest, part_of, rank, size
 from xmodal.errors import CheckpointError, ExperimentError, NumericalError
 from xmodal.evaluator import embed, tower_precision
@@ -214,8 +214,13 @@ class _Training:
         """Blended statistics need something to start from: the training pairs as the fresh towers see them."""
         if not getattr(self.model, "blends_statistics", False):  # a user's own model need not have it
             return
-        with tower_precision(self.config.precision, self.device):
-            self.model.refit(self._batches(0), train_mode=True)
+        try:
+            with tower_precision(self.config.precision, self.device):
+                self.model.refit(self._batches(0), train_mode=True)
+        except NumericalError as error:
+            batch = next(self._pair_batches(0))
+            raise NumericalError(f"training stopped before the first step: {error}; "
+                                 f"{largest_values(Batch(*gather_rows(*batch)))}") from error
 
     def _batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self._pair_batches(epoch, start):
@@ -293,6 +298,7 @@ class _Training:
             self.display.note(refining)
 
     def _validate(self) -> dict[str, Any]:
+        require_finite_state(self.model)
         with tower_precision(self.config.precision, self.device):
             refit_pairs = self.model.refit(self._batches(0))
         loss, z1, z2 = self._embed_with_loss(self.data.valid)
