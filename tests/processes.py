@@ -23,20 +23,19 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def start(body: Callable[..., Any], count: int, *args: Any) -> list[BaseProcess]:
-    """``body(*args)`` in so many processes with the environment that torchrun gives them."""
-    port = free_port()
-    processes = [CONTEXT.Process(target=_enter, args=(body, number, count, port, args)) for number in range(count)]
+def start(body: Callable[..., Any], count: int, *args: Any, **environment: str) -> list[BaseProcess]:
+    """``body(*args)`` in so many processes with the environment that torchrun gives them, and more of it."""
+    environment |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [CONTEXT.Process(target=_enter, args=(body, number, environment, args)) for number in range(count)]
     for process in processes:
         process.start()
     return processes
 
 
-def _enter(body: Callable[..., Any], number: int, count: int, port: int, args: tuple[Any, ...]) -> None:
+def _enter(body: Callable[..., Any], number: int, environment: dict[str, str], args: tuple[Any, ...]) -> None:
     import torch
 
-    os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=str(port))
+    os.environ.update(environment, RANK=str(number), LOCAL_RANK=str(number))
     torch.set_num_threads(1)
     sys.exit(body(*args))
 

@@ -386,37 +386,6 @@ def test_weights_of_another_model_are_refused(trained, capsys):
     assert "does not fit the model" in failure(capsys)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_full_disk_and_read_only_folder_are_one_clear_line(number, capsys, monkeypatch):
-    def refuse(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    assert run_train.main(["--model", MODEL, "--data", "digits", *QUICK]) == 2
-    assert os.strerror(number) in failure(capsys)
-    assert not list(Path("runs").rglob("*.json")) and not list(Path("runs").rglob(".*.tmp"))
-
-
-def test_a_disk_that_fills_up_in_mid_training_can_be_resumed(capsys, monkeypatch):
-    real, calls = os.fsync, []
-
-    def fills_up(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) > 9:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fills_up)
-    arguments = ["--model", MODEL, "--data", "digits", "--set", "max_epochs=5"]
-    assert run_train.main(arguments) == 2
-    assert "No space left" in failure(capsys)
-    monkeypatch.setattr(os, "fsync", real)
-    assert run_train.main([*arguments, "--resume"]) == 0
-    assert run_train.main([*arguments, "--tag", "undisturbed"]) == 0
-    a, b = (Path(f"runs/digits_ccal_cont{tag}/weights.safetensors").read_bytes() for tag in ("", "-undisturbed"))
-    assert a == b
-
-
 def test_debug_shows_the_traceback(capsys):
     assert run_train.main(["--model", MODEL, "--data", "digit", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

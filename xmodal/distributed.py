@@ -63,7 +63,7 @@ def joined() -> Iterator[None]:
         yield
         return
     seconds = _timeout()
-    with _explained("start"):
+    with explained("start"):
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                                 timeout=timedelta(seconds=seconds))
     _active = True
@@ -93,11 +93,13 @@ def alone() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(step: str) -> Iterator[None]:
-    """What torch raises where a process has ended or hangs becomes one line."""
+def explained(step: str, *signs: str) -> Iterator[None]:
+    """What torch raises where a process has ended or hangs becomes one line; given ``signs``, if one is in it."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if signs and not any(sign in str(error).lower() for sign in signs):
+            raise
         raise ProcessError(f"another process of this training ended or hangs ({step}): see what it printed; --resume "
                            "continues, with any number of processes") from error
 
@@ -126,14 +128,14 @@ def gather_rows(*parts: Tensor) -> tuple[Tensor, ...]:
     """
     if size() == 1:
         return parts
-    lengths = _lengths(len(parts[0]), parts[0].device)
+    lengths = _lengths(len(parts[0]))
     return tuple(_GatherRows.apply(part, lengths) for part in parts)
 
 
-def _lengths(length: int, device: torch.device) -> list[int]:
+def _lengths(length: int) -> list[int]:
     own = torch.tensor([length], dtype=torch.int64)
     found = [torch.empty_like(own) for _ in range(size())]
-    with _explained("gather"):
+    with explained("gather"):
         dist.all_gather(found, own)
     return [int(each) for each in found]
 
@@ -146,7 +148,7 @@ class _GatherRows(torch.autograd.Function):
         padded = part.new_zeros((max(lengths), *part.shape[1:]), dtype=dtype)
         padded[:len(part)] = part
         found = [torch.empty_like(padded) for _ in lengths]
-        with _explained("gather"):
+        with explained("gather"):
             dist.all_gather(found, padded)
         rows = torch.cat([each[:length] for each, length in zip(found, lengths, strict=True)])
         return rows.to(part.dtype)
@@ -165,7 +167,7 @@ class _AddUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         total = value.detach().clone(memory_format=torch.contiguous_format)
-        with _explained("sum"):
+        with explained("sum"):
             dist.all_reduce(total)
         return total
 
@@ -193,7 +195,7 @@ def largest(number: int) -> int:
     if size() == 1:
         return number
     value = torch.tensor([number], dtype=torch.int64)
-    with _explained("agree"):
+    with explained("agree"):
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return int(value)
 
@@ -203,7 +205,7 @@ def from_first(content: bytes | None) -> bytes | None:
     if size() == 1:
         return content
     length = torch.tensor([-1 if content is None else len(content)], dtype=torch.int64)
-    with _explained("broadcast"):
+    with explained("broadcast"):
         dist.broadcast(length, 0)
         if int(length) < 0:
             return None
@@ -218,7 +220,7 @@ def from_first(content: bytes | None) -> bytes | None:
 def wait_for_all() -> None:
     """Returns when every process has got here, each of which may take an hour longer than the others."""
     if size() > 1:
-        with _explained("wait"):
+        with explained("wait"):
             dist.monitored_barrier(timeout=timedelta(seconds=LONG_TIMEOUT))
 
 

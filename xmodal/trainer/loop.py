@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from xmodal.checkpoint import RunFolder, load_strictly
 from xmodal.config import TrainConfig
 from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
 from xmodal.diagnosis import diagnose, largest_values, require_finite_state
-from xmodal.distributed import add_up, alone, from_first, gather_rows, largest, part_of, rank, size
+from xmodal.distributed import add_up, alone, explained, from_first, gather_rows, largest, part_of, rank, size
 from xmodal.errors import CheckpointError, ExperimentError, NumericalError
 from xmodal.evaluator import embed, tower_precision
 from xmodal.layers.batch_norm import share_batch_norms
@@ -263,7 +263,8 @@ class _Training:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NumericalError(f"training stopped in {where}: the loss is {value}; {self._diagnosis(batch)}")
-        loss.backward()
+        with explained("gradients", "gloo", "nccl", "connection", "timed out") if size() > 1 else nullcontext():
+            loss.backward()
         if self.config.clip_norm is not None:
             parameters = (p for group in self.optimizer.param_groups for p in group["params"])
             nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
