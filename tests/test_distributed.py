@@ -265,6 +265,19 @@ def test_one_process_speaks_and_writes_for_all(tmp_path):
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
+def test_a_fit_in_closed_form_needs_no_others(tmp_path):
+    model = MODEL.replace("digits_ccal_cont", "digits_cca")
+    together(command, 2, "run_train", str(tmp_path), ["--model", model, "--data", "digits"])
+    together(command, 2, "run_eval", str(tmp_path), ["--model", model, "--data", "digits", "--linear_cca"])
+    assert printed(tmp_path, "out0.txt").count("Top 01") == 1 and printed(tmp_path, "err1.txt") == ""
+
+
+@pytest.mark.slow
+def test_compiled_towers_of_several_processes(tmp_path):
+    together(command, 2, "run_train", str(tmp_path), [*ARGUMENTS, "--compile", "--precision", "bf16"])
+    assert "finished (max_epochs)" in printed(tmp_path, "out0.txt")
+
+
 def test_a_mistake_is_said_once(tmp_path):
     processes = start(command, 3, "run_train", str(tmp_path), ["--model", MODEL, "--data", "no_such_data"])
     assert finish(processes) == [2, 2, 2]

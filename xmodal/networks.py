@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from xmodal.distributed import add_up, gather_rows, rank, size
 from xmodal.errors import DataError, ExperimentError
 from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection, LengthNorm
+from xmodal.layers.batch_norm import SharedBatchNorm
 from xmodal.layers.embedded import result_dtype
 
 
@@ -39,13 +40,17 @@ def compiled_towers(model: nn.Module) -> Iterator[None]:
     """
     parts = [part for part in model.children()
              if not isinstance(part, CCALayer | CCAReadout | LearnedProjection | LengthNorm | nn.Identity)]
+    exchanging: list[nn.Module] = [module for part in parts for module in part.modules()
+                                   if module is not part and isinstance(module, SharedBatchNorm)]  # not to be traced
+    for module in exchanging:
+        module.forward = torch.compiler.disable(partial(_forward, type(module).forward, module))
     for part in parts:
         part.forward = torch.compile(partial(_forward, type(part).forward, part))
     try:
         yield
     finally:
-        for part in parts:
-            del part.forward
+        for module in {*exchanging, *parts}:
+            del module.forward
 
 
 def _forward(forward: Callable[..., Tensor], part: nn.Module, *items: Tensor) -> Tensor:
