@@ -129,6 +129,9 @@ def gather_rows(*parts: Tensor) -> tuple[Tensor, ...]:
     if size() == 1:
         return parts
     lengths = _lengths(len(parts[0]))
+    if all(part.ndim == 2 and part.dtype == parts[0].dtype for part in parts):  # side by side they are one message
+        whole = _GatherRows.apply(torch.cat(parts, dim=1), lengths)
+        return whole.split([part.shape[1] for part in parts], dim=1)
     return tuple(_GatherRows.apply(part, lengths) for part in parts)
 
 

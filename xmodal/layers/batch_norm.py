@@ -1,11 +1,15 @@
 """Batch norm over a batch that several processes share."""
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from xmodal.distributed import add_up
+from xmodal.distributed import add_up, gather_rows
 
 
 class SharedBatchNorm(_BatchNorm):
@@ -30,17 +34,10 @@ class SharedBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(input)
         wide = input.float() if input.dtype in (torch.bfloat16, torch.float16) else input
-        axes = [0, *range(2, wide.ndim)]
-        shape = [1, -1] + [1] * (wide.ndim - 2)
-        count = add_up(wide.new_tensor([wide.numel() / max(wide.shape[1], 1)]))
-        mean = add_up(wide.sum(dim=axes)) / count
-        centred = wide - mean.view(shape)
-        variance = add_up(centred.square().sum(dim=axes)) / count
-        self._track(mean.detach(), variance.detach(), count)
-        normed = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            normed = normed * self.weight.to(wide.dtype).view(shape) + self.bias.to(wide.dtype).view(shape)
-        return normed.to(input.dtype)
+        mean, variance, count = _shared_moments(wide.detach())
+        self._track(mean, variance, count)
+        weight, bias = (None if p is None else p.to(wide.dtype) for p in (self.weight, self.bias))
+        return _Normalise.apply(wide, weight, bias, mean, variance, count, self.eps).to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -49,6 +46,43 @@ class SharedBatchNorm(_BatchNorm):
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_((variance * count / (count - 1).clamp(min=1)).to(self.running_var.dtype), momentum)
+
+
+def _shared_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and variance (channels,) over the rows and places of all processes, and how many these are, (1,)."""
+    axes = [0, *range(2, x.ndim)]
+    count = x.numel() // x.shape[1]
+    variance, mean = torch.var_mean(x, axes, correction=0) if count else (x.new_zeros(x.shape[1]),) * 2
+    states = gather_rows(torch.cat([mean, variance, mean.new_tensor([count])])[None])[0]
+    means, variances, counts = states.split([x.shape[1], x.shape[1], 1], dim=1)
+    total = counts.sum(dim=0).clamp(min=1)
+    mean = (counts * means).sum(dim=0) / total
+    return mean, (counts * (variances + (means - mean).square())).sum(dim=0) / total, total
+
+
+class _Normalise(torch.autograd.Function):
+    """``(x − mean)/√(variance + ε) · weight + bias`` with the gradient that x has through mean and variance, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor,
+                count: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps, ctx.affine = eps, weight is not None
+        return batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, count = ctx.saved_tensors
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight if ctx.affine else torch.ones_like(mean), mean, variance, None, None, False, ctx.eps,
+            [True, True, True])
+        of_bias, of_weight = (add_up(torch.stack([to_bias, to_weight])) / count).unbind()
+        scale = torch.rsqrt(variance + ctx.eps)
+        through_moments = (x - mean.view(shape)) * (scale * of_weight).view(shape) + of_bias.view(shape)
+        to_x = to_x - through_moments * (scale * weight if ctx.affine else scale).view(shape)
+        return to_x, to_weight if ctx.affine else None, to_bias if ctx.affine else None, None, None, None, None
 
 
 def share_batch_norms(model: nn.Module) -> None:
