@@ -20,6 +20,7 @@ from xmodal.linalg import (
     leading_svd,
     noise_floor,
     ridged,
+    square_svd,
     whiten,
     whitened_cross_covariance,
 )
@@ -375,3 +376,33 @@ def test_cca_by_either_solver_solves_the_generalised_eigenproblem(solver):
     U, V, correlations = cca_solution(S11, S22, S12, 0.1, 0.1, n_components=2, svd_solver=solver)
     np.testing.assert_allclose(correlations, values[::-1][:2], rtol=0, atol=1e-10)
     np.testing.assert_allclose(U.mT @ S12 @ V, torch.diag(correlations), atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5, 1e-7, 1e-12, 0.0])
+@pytest.mark.parametrize("d", [1, 2, 17, 60])
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+def test_square_svd_is_the_svd(spread, d, scale):
+    """Oracle: LAPACK. The factors are compared by what is unique of them, whatever the smallest singular value."""
+    generator = torch.Generator().manual_seed(d)
+    Q1, Q2 = (torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64)).Q for _ in range(2))
+    sigma = torch.linspace(1.0, spread, d, dtype=torch.float64) * scale
+    T = Q1 @ torch.diag(sigma) @ Q2.mT
+    E, found, Ft = square_svd(T)
+    assert torch.allclose(found, torch.linalg.svdvals(T), atol=1e-10 * scale)
+    assert bool((found.diff() <= 0).all())
+    assert torch.allclose(E @ torch.diag(found) @ Ft, T, atol=1e-9 * scale)
+    for factor in (E, Ft):
+        assert torch.allclose(factor.mT @ factor, torch.eye(d, dtype=torch.float64), atol=1e-9)
+    if spread > 1e-6:
+        assert torch.allclose(E @ Ft, Q1 @ Q2.mT, atol=1e-8)
+
+
+def test_square_svd_of_nothing_and_of_float32():
+    zeros = torch.zeros(3, 3, dtype=torch.float64)
+    E, sigma, Ft = square_svd(zeros)
+    assert torch.equal(sigma, torch.zeros(3, dtype=torch.float64))
+    assert torch.allclose(E @ E.mT, torch.eye(3, dtype=torch.float64)) and torch.allclose(Ft @ Ft.mT, torch.eye(
+        3, dtype=torch.float64))
+    T = torch.randn(5, 5)
+    E, sigma, Ft = square_svd(T)
+    assert sigma.dtype == torch.float32 and torch.allclose(E @ torch.diag(sigma) @ Ft, T, atol=1e-5)

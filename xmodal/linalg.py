@@ -172,6 +172,28 @@ def _krylov_svd(T: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor] | None:
     return None
 
 
+#: Eigenvalues of ``TᵀT`` below this part of the largest one are too inexact to divide by.
+_INEXACT = 1e-10
+
+
+def square_svd(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``E, σ, Fᵀ`` of a square ``T`` (d, d), σ descending; in float64 in half the time that LAPACK's SVD takes.
+
+    ``TᵀT = F Σ² Fᵀ`` by ``eigh`` and ``E = T F Σ⁻¹``, which is orthonormal up to ``eps/σ²``; a step of Newton and
+    Schulz, ``E (3 − EᵀE)/2``, squares that error. Where a singular value is below 1e-5 of the largest one, by the SVD
+    itself.
+    """
+    if T.dtype == torch.float64:
+        values, F = torch.linalg.eigh(T.mT @ T)
+        if bool(values[0] > _INEXACT * values[-1]):
+            values, F = values.flip(0), F.flip(1)
+            sigma = values.sqrt()
+            E = T @ F / sigma
+            return 1.5 * E - 0.5 * (E @ (E.mT @ E)), sigma, F.mT
+    E, sigma, Ft = torch.linalg.svd(T, full_matrices=False)
+    return E, sigma, Ft
+
+
 class PolarFactor(torch.autograd.Function):
     """``T ↦ (Q, σ)``: polar factor ``Q = E Fᵀ`` and singular values of a square ``T = E Σ Fᵀ``, differentiable.
 
@@ -187,7 +209,7 @@ class PolarFactor(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, T: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        E, sigma, Ft = torch.linalg.svd(T, full_matrices=False)
+        E, sigma, Ft = square_svd(T)
         ctx.save_for_backward(E, sigma, Ft)
         ctx.eps = eps
         return E @ Ft, sigma.clamp(max=1.0)
