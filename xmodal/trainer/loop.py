@@ -6,32 +6,29 @@ import json
 import math
 import signal
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from xmodal.checkpoint import RunFolder, load_strictly
 from xmodal.config import TrainConfig
 from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
 from xmodal.diagnosis import diagnose, largest_values, require_finite_state
-from xmodal.distributed import add_up, alone, explained, from_first, gather_rows, largest, part_of, rank, size
-from xmodal.errors import CheckpointError, ExperimentError, NumericalError
+from xmodal.distributed import add_up, alone, from_first, gather_rows, largest, part_of, rank, size
+from xmodal.errors import CheckpointError, NumericalError
 from xmodal.evaluator import embed, tower_precision
-from xmodal.layers.batch_norm import share_batch_norms
 from xmodal.linear import ClosedForm
 from xmodal.metrics import PRIMARY, retrieval_metrics
-from xmodal.networks import Model, compiled_towers, evaluating
+from xmodal.networks import Model, evaluating
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
 from xmodal.trainer.optimizer import make_optimizer, scheduled
 from xmodal.trainer.signals import on_stop_signals
+from xmodal.trainer.step import backward, compiled, make_step
 from xmodal.trainer.validation import probe, retrieval_line
 
 #: The resume state is written when the time since the last writing is this many times what writing took.
@@ -88,6 +85,9 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
     A model of :mod:`xmodal.linear` is fitted to the training pairs in closed form, which makes a log of one line; of
     ``config`` nothing is used, and signals do what they do anywhere in Python.
 
+    Several processes (:mod:`xmodal.distributed`) train as one does, each on its part of every batch; the first one
+    writes, and all of them return the same.
+
     SIGINT (Ctrl-C) and SIGTERM end training after the current batch (after validation, if that is under way), with its
     state saved if there is a ``run``; the result's ``signal`` says which, and whoever calls in a loop should stop.
 
@@ -123,24 +123,6 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
     return training.run()
 
 
-class _Step(nn.Module):
-    """From a batch to its loss: what is differentiated, and what DistributedDataParallel looks after."""
-
-    def __init__(self, model: Model, objective: nn.Module, precision: str) -> None:
-        super().__init__()
-        self.model, self.objective, self.precision = model, objective, precision
-
-    def forward(self, view1: Tensor, view2: Tensor, pairs: Tensor) -> Tensor:
-        """The loss of the whole batch, given this process's part of it."""
-        with tower_precision(self.precision, view1.device):
-            embedded = self.model(view1, view2)
-        pairs, = gather_rows(pairs)
-        if len(embedded.view1) != len(pairs):
-            raise ExperimentError(f"{type(self.model).__name__} can't be trained by several processes: in train mode "
-                                  "its forward must gather the parts of a batch (xmodal.distributed.gather_rows)")
-        return self.objective(embedded, pairs)
-
-
 class _Training:
     """One run of :func:`fit`."""
 
@@ -148,14 +130,8 @@ class _Training:
                  run: RunFolder | None, device: torch.device, display: Display) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
         self.seed, self.folder, self.device, self.display = seed, run, device, display
-        if size() > 1:
-            share_batch_norms(model)
+        self.step = make_step(model, objective, config.precision)
         self.optimizer = make_optimizer([model, objective], config)
-        self.step: nn.Module = _Step(model, objective, config.precision)
-        if size() > 1:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 has another name for broadcast_buffers
-                self.step = DistributedDataParallel(self.step, broadcast_buffers=False, static_graph=True)
         self.part = rank(), size()
         self.progress = Progress(config.learning_rate, config.patience, config.patience, config.refinement_steps)
         self.best: dict[str, Any] = {}
@@ -169,7 +145,7 @@ class _Training:
     def run(self) -> FitResult:
         progress = self.progress
         try:
-            with on_stop_signals(self._ask_to_stop), self._compiled():
+            with on_stop_signals(self._ask_to_stop), compiled(self.model, self.config.compile):
                 if not (progress.finished or progress.epoch or progress.batch):
                     self._first_statistics()
                 while not progress.finished and not self._stopping():
@@ -185,20 +161,6 @@ class _Training:
         if self.stopped_by is not None and not finished:
             finished = f"interrupted by {signal.Signals(self.stopped_by).name}"
         return FitResult(progress.log, progress.best_epoch, progress.best_value, finished, self.stopped_by)
-
-    @contextmanager
-    def _compiled(self) -> Iterator[None]:
-        if not self.config.compile:
-            yield
-            return
-        from torch._dynamo.exc import BackendCompilerFailed, Unsupported  # takes a second to import
-
-        try:
-            with compiled_towers(self.model):
-                yield
-        except (BackendCompilerFailed, Unsupported) as error:
-            raise ExperimentError("the towers can't be compiled (torch.compile needs a C++ compiler, on GPUs Triton); "
-                                  f"train without --compile: {str(error).splitlines()[0]}") from error
 
     def _ask_to_stop(self, number: int) -> None:
         self._asked_by = number
@@ -263,8 +225,7 @@ class _Training:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NumericalError(f"training stopped in {where}: the loss is {value}; {self._diagnosis(batch)}")
-        with explained("gradients", "gloo", "nccl", "connection", "timed out") if size() > 1 else nullcontext():
-            loss.backward()
+        backward(loss)
         if self.config.clip_norm is not None:
             parameters = (p for group in self.optimizer.param_groups for p in group["params"])
             nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
