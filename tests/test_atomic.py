@@ -40,6 +40,11 @@ def test_the_file_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
     assert order[:2] == ["sync", "rename"]
 
 
+def test_a_name_with_a_nul_character_is_refused(tmp_path):
+    with pytest.raises(OSError, match="NUL"), replacing(tmp_path / "a\0b"):
+        pass
+
+
 def test_what_a_killed_process_left_goes_when_it_is_old(tmp_path):
     target = tmp_path / "[1] file"
     old, new, others = (tmp_path / name for name in (".[1] file.12-ab.tmp", ".[1] file.13-ab.tmp", ".file.12-ab.tmp"))

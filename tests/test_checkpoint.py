@@ -125,7 +125,8 @@ def test_nothing_is_ever_unpickled(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", "{}", '{"config": 3, "seed": 1, "data": {}}', "[" * 10_000,
-                                     '{"config": {}, "seed": 1, "data": {"fingerprint": 5}}'])
+                                     '{"config": {}, "seed": 1, "data": {"fingerprint": 5}}',
+                                     '{"config": {}, "seed": -1, "data": {"fingerprint": "5"}}'])
 def test_damaged_configuration_is_one_clear_error(run, content):
     run.file(run.CONFIG).write_text(content)
     with pytest.raises(CheckpointError, match=r"is damaged|lacks"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xmodal.cli.common import pick_device, run_command, run_folder
+from xmodal.cli.common import command_parser, pick_device, run_command, run_folder
 from xmodal.errors import DataError, ExperimentError, did_you_mean
 
 
@@ -18,6 +18,7 @@ from xmodal.errors import DataError, ExperimentError, did_you_mean
     (KeyboardInterrupt(), 130, "interrupted\n"),
     (BrokenPipeError(), 141, ""),
     (MemoryError(), 2, "error: out of memory\n"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "error: out of memory\n"),
 ])
 def test_users_errors_are_one_line(error, code, said, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # a broken pipe replaces it
@@ -29,12 +30,29 @@ def test_users_errors_are_one_line(error, code, said, capsys, monkeypatch):
     assert capsys.readouterr().err == said
 
 
-def test_bugs_of_ours_keep_their_traceback():
+@pytest.mark.parametrize("bug", [ZeroDivisionError, RuntimeError, RecursionError, NotImplementedError])
+def test_bugs_of_ours_keep_their_traceback(bug):
     def body() -> int:
-        raise ZeroDivisionError
+        raise bug
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(bug):
         run_command(body, debug=False)
+
+
+@pytest.mark.parametrize("argument", ["--set=--", "--tag=--", "--two\nlines"])
+def test_odd_options_are_one_line(argument, capsys):
+    parser = command_parser("A command.")
+    parser.add_argument("--set", action="append")
+    parser.add_argument("--tag")
+    with pytest.raises(SystemExit) as left:
+        parser.parse_args([argument])
+    error = capsys.readouterr().err
+    assert left.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_processor_with_a_number_is_refused():
+    with pytest.raises(ExperimentError, match="--device cpu:1 can't be used here"):
+        pick_device("cpu:1")
 
 
 def test_warnings_are_one_line_and_the_process_keeps_its_own_way(capsys):

@@ -213,7 +213,27 @@ def test_not_text(model_file, content):
 
 
 def test_null_bytes(model_file):
-    assert "1 mistake" in message_of(model_file(b"x = 1\x00\n"))
+    assert "1 mistake: source code string cannot contain null bytes" in message_of(model_file(b"x = 1\x00\n"))
+
+
+@pytest.mark.parametrize("line", ["x = " + "-" * 20_000 + "1", "TrainConfig(l2=" + "-" * 5000 + "1)"])
+def test_deep_nesting(model_file, line):
+    assert "nested" in message_of(model_file(f"{line}\n{GOOD}")) or "recursion" in message_of(model_file(line))
+
+
+def test_what_is_taken_back_is_missing(model_file):
+    assert "build_objective must be a function" in message_of(model_file(GOOD + "\ndel build_objective\n"))
+    assert "CONFIG must be a TrainConfig" in message_of(model_file(GOOD + "\ndel CONFIG\n"))
+    load_experiment(model_file(GOOD + "\n__getattr__ = 3\n"))
+
+
+def test_a_name_with_a_null_byte():
+    assert "cannot read the model file" in message_of(Path("a\0.py"))
+
+
+def test_an_error_whose_text_fails(model_file):
+    text = "class Odd(Exception):\n    def __str__(self):\n        return self.nothing\nraise Odd\n"
+    assert "line 4: Odd: an error without a text" in message_of(model_file(text + GOOD.partition("\n")[2]))
 
 
 def test_config_and_functions_of_the_wrong_type(model_file):
@@ -242,7 +262,7 @@ def test_values_that_are_no_literals_are_checked_when_the_file_runs(model_file):
     ("alpha='auto'", ("alpha", "auto")),
     ("clip_norm=None", ("clip_norm", None)), ("decoupled=True", ("decoupled", True)), (" l2 = 3 ", ("l2", 3)),
     ("a=b=c", ("a", "b=c")), ("l2=", ("l2", "")), ("l2=-1", ("l2", -1)), ("l2={[]: 1}", ("l2", "{[]: 1}")),
-    ("l2=(", ("l2", "("))])
+    ("l2=(", ("l2", "(")), ("l2=" + "-" * 9999 + "1", ("l2", "-" * 9999 + "1"))])
 def test_parse_override(text, expected):
     assert parse_override(text) == expected
 

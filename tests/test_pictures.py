@@ -238,6 +238,7 @@ def test_json_keeps_stdout_to_itself_and_other_splits_have_their_own_names(train
     (["--neighbours", "3", "--reconstruct", "2", "--out", "a.png"], "either --reconstruct, --walk or --neighbours"),
     (["--out", "a.png"], "give it with either --reconstruct, --walk or --neighbours"),
     (["--reconstruct", "2", "--out", "a.pdf"], "expected a file that ends in .png, got .pdf"),
+    (["--reconstruct", "2", "--out", "a\0.png"], "--out can't hold a NUL character"),
     (["--reconstruct", "2", "--out", "nowhere/a.png"], "there is no folder nowhere"),
     (["--reconstruct", "2", "--out", "folder.png"], "--out folder.png is a folder"),
 ])

@@ -99,12 +99,17 @@ def test_a_corrupt_line_is_told_with_its_number(runs: Path, line: str, capsys: p
     (["runs/a", "--watch", "0"], "positive number of seconds"),
     (["runs/a", "--watch", "nan"], "positive number of seconds"),
     (["runs/a", "--max_epoch", "0"], "--max_epoch: expected at least 1"),
+    (["runs/a", "--max_epoch", "9" * 20], "--max_epoch: expected at least 1 and less than 1,000,000,000, got 999"),
+    (["runs/a", "--out", "a\0.png"], "--out can't hold a NUL character"),
+    (["runs/a\0b"], "there is no log runs/a"),
+    (["circle"], "there is no log circle"),
     (["runs/a", "--ymin", "2", "--ymax", "1"], "ymin must be below ymax"),
     (["runs/empty"], "no epoch to draw"),
 ])
 def test_bad_input_is_one_line_and_code_2(runs: Path, arguments: list[str], message: str,
                                           capsys: pytest.CaptureFixture[str]) -> None:
     write_log(runs / "empty", 0)
+    Path("circle").symlink_to("circle")
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1

@@ -188,6 +188,19 @@ def test_a_state_that_makes_no_sense_is_damaged(correlated_pairs, tmp_path, dama
         fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, resume=True)
 
 
+@pytest.mark.parametrize("part", ["model", "optimizer", "objective"])
+@pytest.mark.parametrize("damaged", [{"nothing": 1}, 7, None])
+def test_a_damaged_best_model_is_found_when_training_is_resumed(correlated_pairs, tmp_path, part, damaged):
+    """Not an hour later, when the best model is gone back to."""
+    run = started_run(tmp_path / "r")
+    fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, display=StopAfter(13))
+    state = run.load_resume()
+    state["best"][part] = damaged
+    run.save_resume(state)
+    with pytest.raises(CheckpointError, match="damaged|does not fit"):
+        fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, resume=True)
+
+
 def test_the_display_is_closed_whatever_ends_training(correlated_pairs):
     class Closes(StopAfter):
         closed = 0

@@ -30,6 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder can't be written to, or the disk is full.
     """
+    if "\0" in str(path):  # of which Python makes a ValueError
+        raise OSError(errno.EINVAL, "a name can't hold a NUL character", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError):  # another process may be removing it, too

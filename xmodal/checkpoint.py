@@ -117,6 +117,7 @@ class RunFolder:
         content = self._read_json(self.CONFIG)
         required = {"config": dict, "seed": int, "data": dict}
         wrong = [name for name, kind in required.items() if not isinstance(content.get(name), kind)]
+        wrong += ["a seed that can be"] if "seed" not in wrong and not 0 <= content["seed"] < 2**63 else []
         if wrong or not isinstance(content["data"].get("fingerprint"), str):
             raise CheckpointError(f"{self.file(self.CONFIG)} lacks {', '.join(wrong) or 'data.fingerprint'}: "
                                   "it is damaged, or was written by something else")

@@ -177,6 +177,8 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
         raise ExperimentError(f"cannot read the model file {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not a text file: {error.reason} at byte {error.start}") from error
+    except ValueError as error:  # a NUL character
+        raise ExperimentError(f"cannot read the model file {path}: {error}") from error
     problems = _mistakes_in_source(source, path) + field_problems(overrides or {})
     if not problems:
         module = _run(path, source)
@@ -190,7 +192,7 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     return Experiment(name or path.stem, module.CONFIG,
                       _users(module.build_model, path, (nn.Module, ClosedForm),
                              "a torch.nn.Module, or an estimator of xmodal.linear"), build_objective, source,
-                      getattr(module, "VIEWS", None))
+                      vars(module).get("VIEWS"))
 
 
 def _no_objective() -> None:
@@ -202,8 +204,10 @@ def _mistakes_in_source(source: str, path: Path) -> list[str]:
     try:
         tree = ast.parse(source, filename=str(path))
     except (SyntaxError, ValueError) as error:
-        where = f"line {error.lineno}: " if isinstance(error, SyntaxError) else ""
+        where = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
         return [f"{where}{error.args[0]}"]
+    except (MemoryError, RecursionError):
+        return ["too deeply nested"]
     problems = []
     names = {leaf.id for leaf in ast.walk(tree) if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store)}
     for leaf in ast.walk(tree):
@@ -243,7 +247,7 @@ def _literal_keywords(call: ast.Call) -> dict[str, Any]:
             continue
         try:
             values[keyword.arg] = ast.literal_eval(keyword.value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, MemoryError, RecursionError):
             if keyword.arg not in _RULES:
                 values[keyword.arg] = None
     return values
@@ -278,7 +282,14 @@ def _blaming(path: Path) -> Iterator[None]:
             frame = frame.tb_next
         where = f"line {lines[-1]}: " if lines else ""
         what = "" if isinstance(error, XmodalError) else f"{type(error).__name__}: "
-        raise ExperimentError(f"{path}: {where}{what}{error}") from error
+        raise ExperimentError(f"{path}: {where}{what}{_said(error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a class of the user's file, whose text fails in turn
+        return "an error without a text"
 
 
 def _users(function: Callable[..., Any], path: Path, expected: tuple[type, ...], described: str
@@ -295,14 +306,13 @@ def _users(function: Callable[..., Any], path: Path, expected: tuple[type, ...],
 
 
 def _mistakes_in_module(module: ModuleType) -> list[str]:
-    found = {name: getattr(module, name, None) for name in ("CONFIG", "build_model", "build_objective")}
-    if found["build_objective"] is None:  # declared so; one that is missing was found in the source
-        del found["build_objective"]
-    problems = [f"{name} must be a function, got {type(value).__name__}"
-                for name, value in found.items() if name != "CONFIG" and not callable(value)]
-    if not isinstance(found["CONFIG"], TrainConfig):
-        problems.insert(0, f"CONFIG must be a TrainConfig, got {type(found['CONFIG']).__name__}")
-    views = getattr(module, "VIEWS", None)
+    names = vars(module)  # not getattr: a file may define __getattr__
+    problems = [f"{name} must be a function, got {type(names.get(name)).__name__}"
+                for name in ("build_model", "build_objective") if not callable(names.get(name))
+                and not (name == "build_objective" and name in names and names[name] is None)]
+    if not isinstance(names.get("CONFIG"), TrainConfig):
+        problems.insert(0, f"CONFIG must be a TrainConfig, got {type(names.get('CONFIG')).__name__}")
+    views = names.get("VIEWS")
     if views is not None and not (isinstance(views, tuple) and len(views) == 2
                                   and all(isinstance(name, str) and name for name in views)):
         problems.append(f'VIEWS must be two names, such as ("pixels", "codes"), got {views!r}')
@@ -325,5 +335,5 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ExperimentError(f"--set needs field=value, such as learning_rate=0.01; got {text!r}")
     try:
         return name.strip(), ast.literal_eval(value.strip())
-    except (ValueError, TypeError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two of deep nesting
         return name.strip(), value.strip()

@@ -20,6 +20,7 @@ WIDTH = 80
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", (0, (6, 2)), (0, (1, 1.2)))     # runs beyond the colours take the next style
 LONGEST_NAME = 60
+MOST_EPOCHS = 10**9   # an axis has no place for more
 _EPOCH_COLUMNS = (("epoch", 5), ("loss_tr", 8), ("loss_va", 8), ("mrr_tr", 6), ("mrr_va", 6), ("med_tr", 6),
                   ("med_va", 6), ("lr", 7), ("sec", 5), ("refit", 6), ("left", 4))
 
@@ -226,7 +227,7 @@ def plot_curves(logs: Mapping[str, Log], key: str = f"{PRIMARY.key}_%s", high_is
 
 def _epoch(line: Mapping[str, Any], position: int) -> int:
     epoch = line.get("epoch", position + 1)
-    if not isinstance(epoch, int) or not 0 <= epoch < 10**9:
+    if not isinstance(epoch, int) or not 0 <= epoch < MOST_EPOCHS:
         raise DataError(f"line {position + 1} of a log has no usable epoch number: {str(epoch)[:20]}")
     return epoch
 

@@ -34,11 +34,17 @@ EXIT_NO_READER = 141  # the reader of our output (head, less) left, as for any c
 class _Parser(argparse.ArgumentParser):
     """Mistakes in one line, close options offered."""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        for text in sys.argv[1:] if args is None else args:
+            if text.startswith("--") and text.endswith("=--"):  # argparse makes an empty list of that value
+                self.error(f"argument {text[:-3]}: expected a value, got --")
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         wrong = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
         close = difflib.get_close_matches(wrong, self._option_string_actions, n=1) if wrong else []
         hint = f"did you mean {close[0]}?" if close else "see --help"
-        print(f"error: {message}; {hint}", file=sys.stderr)
+        print(f"error: {' '.join(message.split())}; {hint}", file=sys.stderr)
         raise SystemExit(EXIT_ERROR)
 
 
@@ -94,7 +100,8 @@ def _run(body: Callable[[], int], debug: bool) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (so that Python's last flush finds a reader)
         return EXIT_NO_READER
     except (XmodalError, OSError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # torch's way to run out of it
+        memory = isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)  # torch's ways
+        if isinstance(error, RuntimeError) and not memory:
             raise
         if debug:
             traceback.print_exc()
@@ -129,7 +136,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=device)
         if device.index is not None:
             torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise ExperimentError(f"--device {name} can't be used here: {str(error).splitlines()[0][:200]}") from error
     return device
 

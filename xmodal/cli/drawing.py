@@ -58,6 +58,8 @@ def check_out(args: argparse.Namespace) -> None:
         raise DataError("--out names one picture: give it with either --reconstruct, --walk or --neighbours")
     if args.out.suffix.lower() != ".png":
         raise DataError(f"--out {args.out}: expected a file that ends in .png, got {args.out.suffix or 'no suffix'}")
+    if "\0" in str(args.out):
+        raise DataError("--out can't hold a NUL character")
     if args.out.is_dir():
         raise DataError(f"--out {args.out} is a folder; expected the name of a file")
     if not args.out.parent.is_dir():

@@ -20,7 +20,7 @@ from xmodal.atomic import replacing
 from xmodal.cli.common import command_parser, run_command
 from xmodal.errors import DataError
 from xmodal.metrics import PRIMARY
-from xmodal.report import plot_curves
+from xmodal.report import MOST_EPOCHS, plot_curves
 
 LOG_NAME = "log.jsonl"
 DEFAULT_OUT = Path("model_evolution.png")
@@ -74,6 +74,8 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.out is not None and args.out.suffix.lower() not in SUFFIXES:
         raise DataError(f"--out {args.out}: expected a file that ends in {', '.join(SUFFIXES)}, "
                         f"got {args.out.suffix or 'no suffix'}")
+    if args.out is not None and "\0" in str(args.out):
+        raise DataError("--out can't hold a NUL character")
     if args.out is not None and not args.out.parent.is_dir():
         raise DataError(f"--out {args.out}: there is no folder {args.out.parent}")
     if args.watch is not None and not 0 < args.watch < float("inf"):
@@ -81,8 +83,8 @@ def _check_options(args: argparse.Namespace) -> None:
     for name in ("ymin", "ymax"):
         if not math.isfinite(getattr(args, name) or 0.0):
             raise DataError(f"--{name}: expected a number, got {getattr(args, name)}")
-    if args.max_epoch is not None and args.max_epoch < 1:
-        raise DataError(f"--max_epoch: expected at least 1, got {args.max_epoch}")
+    if args.max_epoch is not None and not 1 <= args.max_epoch < MOST_EPOCHS:
+        raise DataError(f"--max_epoch: expected at least 1 and less than {MOST_EPOCHS:,}, got {args.max_epoch}")
 
 
 def name_runs(arguments: Sequence[str | Path]) -> dict[str, Path]:
@@ -90,7 +92,7 @@ def name_runs(arguments: Sequence[str | Path]) -> dict[str, Path]:
     paths = [Path(argument) for argument in arguments]
     paths = list(dict.fromkeys(path / LOG_NAME if path.is_dir() else path for path in paths))
     # log.jsonl says nothing, its folder does; any other name (a copy kept aside) is itself the name.
-    parts = [path.resolve().parent.parts if path.name == LOG_NAME else path.resolve().with_suffix("").parts
+    parts = [_resolved(path).parent.parts if path.name == LOG_NAME else _resolved(path).with_suffix("").parts
              for path in paths]
     deepest = max(len(part) for part in parts)
     for depth in range(1, deepest + 1):
@@ -98,6 +100,13 @@ def name_runs(arguments: Sequence[str | Path]) -> dict[str, Path]:
         if len(set(names)) == len(paths):
             return dict(zip(names, paths, strict=True))
     return {str(path): path for path in paths}
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links, or a NUL character: no such file, as is said later
+        return path.absolute()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Data sets in HDF5 files, one each: the layout, reading and writing."""
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from xmodal.atomic import creating_h5, replacing
 from xmodal.data.hashing import ArrayHash
+from xmodal.data.memory import available_memory
 from xmodal.data.pairs import FURTHER, SPLITS, PairedData, PairSplit, View, as_integers, named_arrays
+from xmodal.data.stored import check_attribute, check_heaps, check_links, check_stored
 from xmodal.data.streamed import StreamedView, open_h5, to_float32
 from xmodal.errors import DataError, did_you_mean
 
@@ -164,7 +165,10 @@ def read_h5(path: str | Path, stream: bool | None = None, views: Sequence[str] |
     """
     path = Path(path)
     with open_h5(path) as file:
+        check_links(file, path)
         _check_layout(file, path)
+        check_heaps(file, path, (file[split][key] for split in _split_names(file) for key in file[split]
+                                 if key.startswith(VIEWS)))
         attributes = _read_attributes(file, path)
         stored = attributes.pop("fingerprint", "")
         keys = VIEWS
@@ -207,7 +211,11 @@ def _check_layout(file: h5py.File, path: Path) -> None:
     for split in _split_names(file):
         for key in file[split]:
             if key not in KEYS and not str(key).startswith(NAMED):
-                raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(key, KEYS)}")
+                raise DataError(f"{path} has an unknown array {split}/{key}; {did_you_mean(str(key), KEYS)}")
+            entry = file[split].get(key)
+            if not isinstance(entry, h5py.Dataset):
+                raise DataError(f"{path}: {split}/{key} must be an array; it is a group, a type or a link to nothing")
+            check_stored(entry, path)
     _check_views(file, path, VIEWS)
 
 
@@ -217,11 +225,14 @@ def _check_views(file: h5py.File, path: Path, keys: Sequence[str]) -> None:
             dataset = file[split].get(view)
             if not isinstance(dataset, h5py.Dataset):
                 raise DataError(f"{path} lacks {split}/{view}: every split needs the same views")
-            if dataset.dtype.kind not in "iufb":
-                raise DataError(f"{path}: {split}/{view} must hold numbers; got dtype {dataset.dtype}")
-            if not dataset.shape or len(dataset.shape) < 2:  # None for an empty dataspace
-                raise DataError(f"{path}: {split}/{view} must be an array (items, values, ...); got shape "
-                                f"{dataset.shape}")
+            _check_values(dataset, path, f"{split}/{view}")
+
+
+def _check_values(dataset: h5py.Dataset, path: Path, name: str) -> None:
+    if dataset.dtype.kind not in "iufb":
+        raise DataError(f"{path}: {name} must hold numbers; got dtype {dataset.dtype}")
+    if not dataset.shape or len(dataset.shape) < 2:  # None for an empty dataspace
+        raise DataError(f"{path}: {name} must be an array (items, values, ...); got shape {dataset.shape}")
 
 
 def _split_names(file: h5py.File) -> list[str]:
@@ -262,6 +273,7 @@ def _read_encoder(file: h5py.File, path: Path, name: str) -> str:
         return ""
     if not isinstance(dataset, h5py.Dataset) or h5py.check_string_dtype(dataset.dtype) is None or dataset.shape != ():
         raise DataError(f"{path}: encoders/{name} must be one text")
+    check_stored(dataset, path)
     return str(dataset.asstr(errors="replace")[()])
 
 
@@ -275,6 +287,7 @@ def _read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
     for key in (*ATTRIBUTES, "fingerprint"):
         if key not in file.attrs:
             continue
+        check_attribute(file, key, path)
         value = file.attrs[key]
         value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         values[key] = value.item() if isinstance(value, np.generic) else value
@@ -335,6 +348,7 @@ def _read_split(file: h5py.File, path: Path, name: str, keys: Sequence[str], str
         places[f"caption{number}"] = own if own in group else f"caption{side}"
         pixels = group.get(f"view{side}_{PIXELS}")
         if isinstance(pixels, h5py.Dataset) and pixels.name != f"/{name}/{key}":
+            _check_values(pixels, path, f"{name}/view{side}_{PIXELS}")
             thumbnails[f"thumbnails{number}"] = StreamedView.of(path, pixels, _scale(pixels, path))
     texts = {key: _read_texts(group[place], f"{path}: {name} {place}") for key, place in places.items()
              if place in group}
@@ -342,6 +356,8 @@ def _read_split(file: h5py.File, path: Path, name: str, keys: Sequence[str], str
 
 
 def _scale(dataset: h5py.Dataset, path: Path) -> float:
+    if "scale" in dataset.attrs:
+        check_attribute(dataset, "scale", path)
     value = dataset.attrs.get("scale", 1.0)
     if np.ndim(value) != 0 or not isinstance(value, int | float | np.number):
         raise DataError(f"{path}: attribute scale of {dataset.name.strip('/')} must be a number; got "
@@ -353,20 +369,3 @@ def _read_texts(dataset: h5py.Dataset, where: str) -> list[str]:
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
         raise DataError(f"{where} must be a list of text; got dtype {dataset.dtype} of shape {dataset.shape}")
     return [str(text) for text in dataset.asstr(errors="replace")[...]]
-
-
-def available_memory() -> int | None:
-    """Bytes that can be used without swapping, as the system and its control group say; None where unknown."""
-    free: int | None = None
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-            free = min(free, max(0, int(limit) - used))
-    except (OSError, StopIteration, ValueError):  # not Linux, or no control group
-        pass
-    if free is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return free

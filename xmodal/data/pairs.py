@@ -81,7 +81,8 @@ class PairSplit:
            caption2: Sequence[str] | None = None) -> PairSplit:
         """A split from arrays or nested lists of any real dtype; values become float32, tables int64."""
         def texts(values: Sequence[str] | None) -> list[str] | None:
-            if values is not None and (isinstance(values, str) or not isinstance(values, Iterable)):
+            if values is not None and (isinstance(values, str) or not isinstance(values, Iterable)
+                                       or getattr(values, "ndim", 1) != 1):
                 raise DataError(f"{name}: ids and captions must be lists of texts; got {type(values).__name__}")
             return None if values is None else [str(value) for value in values]
 

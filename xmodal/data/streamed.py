@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from xmodal.data.checks import check_finite
-from xmodal.errors import DataError, one_line
+from xmodal.errors import DataError, XmodalError, one_line
 
 Gather = Callable[[Tensor], Tensor]
+#: What h5py raises on damaged files: of each kind there is a byte that leads to it.
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError, TypeError, SystemError)
 _BRIDGED_BYTES = 1 << 16  # reading this much that isn't needed costs less than one more read
 
 
@@ -40,7 +42,9 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # h5py raises all three on damaged files
+    except XmodalError:
+        raise
+    except _DAMAGED as error:
         raise DataError(f"{path} can't be read as HDF5, it is damaged or cut short; prepare it again "
                         f"({one_line(error)})") from error
     except MemoryError as error:

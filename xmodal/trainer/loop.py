@@ -380,7 +380,7 @@ class _Training:
                 self.folder.write_log(self.progress.log)
             if self.best:
                 self._write_best()
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"{run.file(RunFolder.RESUME)} is damaged ({type(error).__name__}: {error}): "
                                   "--overwrite starts again") from error
         if self.folder is not None and not self.progress.finished:
@@ -390,9 +390,10 @@ class _Training:
 
     def _take_up(self, state: dict[str, Any]) -> None:
         progress = self.progress = Progress(**state["progress"])
-        load_strictly(self.model, state["model"], "resume.pt")
-        self.objective.load_state_dict(state["objective"])
-        self._set_optimizer(state["optimizer"])
+        for saved in (*([state["best"]] if state["best"] else []), state):  # what is gone back to later is tried now
+            load_strictly(self.model, saved["model"], RunFolder.RESUME)
+            self.objective.load_state_dict(saved["objective"])
+            self._set_optimizer(saved["optimizer"])
         self._set_generators(state["rng"], state["cuda_rng"])
         self.best = state["best"]
         if progress.finished == "max_epochs" and progress.epoch < self.config.max_epochs:
