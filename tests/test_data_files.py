@@ -355,6 +355,7 @@ def npz_of(path: Path, **changes) -> Path:
     ({"test_view1": np.zeros((0, 3))}, r"test is empty"),
     ({"test_pairs": np.array([[0, -1]])}, r"test pairs row 0 names view2 item -1"),
     ({"meta": np.array("{")}, r"meta must be JSON text"),
+    ({"meta": np.array("[" * 100_000)}, r"meta must be JSON text"),
     ({"meta": np.array("[1]")}, r"meta must be a JSON object"),
     ({"meta": np.array('{"version": 2}')}, r"attribute version has a value of the wrong kind"),
     ({"meta": np.array('{"picture1": [3, true]}')}, r"attribute picture1 must be two whole numbers"),

@@ -602,6 +602,8 @@ BAD_STATES = {
     "no frequencies": (KernelCCA(2, approximation="fourier"), {"map2_frequencies": None}, "no map2.frequencies"),
     "frequencies too": (KernelCCA(2, random_state=0), {"map2_frequencies": torch.ones(4, 5)}, "map2 .* consist of"),
     "landmarks of another number": (KernelCCA(2, random_state=0), {"map1_landmarks": torch.ones(3, 4)}, "don't fit"),
+    "landmarks of eight bits": (KernelCCA(2, random_state=0),
+                                {"map1_landmarks": torch.ones(4, 4).to(torch.float8_e4m3fn)}, "finite numbers"),
     "gamma of two values": (KernelCCA(2, random_state=0), {"map1_gamma": torch.ones(2)}, "map1 don't fit"),
     "width of two values": (Identity(), {"width": torch.ones(2)}, "Identity"),
     "negative width": (Identity(), {"width": torch.tensor(-3)}, "Identity"),

@@ -42,7 +42,7 @@ class _Target:
         try:
             note = json.loads(self.note.read_text())
             size = self.part.stat().st_size
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return 0, ""
         if not isinstance(note, dict) or note.get("url") != self.url or not note.get("mark"):
             return 0, ""

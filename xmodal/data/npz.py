@@ -89,7 +89,7 @@ def load_member(path: Path, key: str) -> np.ndarray:
 def _read_meta(array: np.ndarray, path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(str(array))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: meta must be JSON text ({one_line(error)})") from error
     if not isinstance(meta, dict):
         raise DataError(f"{path}: meta must be a JSON object")

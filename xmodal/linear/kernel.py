@@ -292,7 +292,8 @@ class KernelCCA(ClosedForm):
         if missing or len(parts) > len(expected):
             raise CheckpointError(f"KernelCCA has no {name}.{missing[0]}" if missing else
                                   f"{name} of KernelCCA must consist of {', '.join(expected)}; got {', '.join(parts)}")
-        if not all(part.is_floating_point() and bool(torch.isfinite(part).all()) for part in parts.values()):
+        if not all(part.dtype in (torch.float32, torch.float64) and bool(torch.isfinite(part).all())
+                   for part in parts.values()):
             raise CheckpointError(f"{name} of KernelCCA must hold finite numbers")
         matrices = {part: parts[part].double() for part in expected[1:]}
         if parts["gamma"].ndim != 0 or any(matrix.ndim != 2 for matrix in matrices.values()) or (

@@ -59,7 +59,7 @@ def _logged_line(run: RunFolder) -> dict[str, Any]:
     try:
         line = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
         float(line[f"{PRIMARY.key}_va"])
-    except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} is missing or damaged: --overwrite starts again") from error
     return dict(line)
 
