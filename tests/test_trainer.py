@@ -197,7 +197,7 @@ def test_a_damaged_best_model_is_found_when_training_is_resumed(correlated_pairs
     state = run.load_resume()
     state["best"][part] = damaged
     run.save_resume(state)
-    with pytest.raises(CheckpointError, match="damaged|does not fit"):
+    with pytest.raises(CheckpointError, match=r"damaged|does not fit"):
         fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, resume=True)
 
 
