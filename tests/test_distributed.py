@@ -308,13 +308,13 @@ def test_when_one_dies_the_others_end_and_another_number_of_processes_goes_on(tm
 
 def test_when_one_hangs_the_others_end(tmp_path):
     arguments = [*ARGUMENTS[:4], "--set", "max_epochs=60"]
-    processes = start(command, 2, "run_train", str(tmp_path), arguments, XMODAL_TIMEOUT="3")
+    processes = start(command, 2, "run_train", str(tmp_path), arguments, XMODAL_TIMEOUT="8")
     log = tmp_path / "runs" / "digits_ccal_cont" / "log.jsonl"
     until = time.monotonic() + 60
     while not log.exists() and time.monotonic() < until:
         time.sleep(0.05)
     os.kill(processes[1].pid or 0, signal.SIGSTOP)
-    processes[0].join(30)
+    processes[0].join(60)
     assert processes[0].exitcode == 2
     assert "another process of this training ended or hangs" in printed(tmp_path, "err0.txt")
     finish(processes, 0)
