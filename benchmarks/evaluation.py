@@ -1,7 +1,7 @@
 """Retrieval evaluation, both directions: seconds and peak memory of xmodal and of peers that are installed.
 
-    python benchmarks/evaluation.py                         # 10,000 pairs, d = 128, every method found
-    python benchmarks/evaluation.py --n 100000 --methods xmodal --threads 2
+    python -m benchmarks.evaluation                         # 10,000 pairs, d = 128, every method found
+    python -m benchmarks.evaluation --n 100000 --methods xmodal --threads 2
 
 Each method runs in a process of its own on the same embeddings (view 2 is view 1 plus noise), so that peak memory is
 its own; the peak includes Python, torch and the embeddings. Peers: ``pip install -r benchmarks/requirements.txt``.
@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -23,9 +23,12 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.linear_cca.fits import memory
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 Result = dict[str, float]
-MAX_N = {"sort": 20_000, "torchmetrics": 5_000, "ranx": 2_000, "sentence_transformers": 50_000}
+MAX_N = {"sort": 20_000, "torchmetrics": 5_000, "ranx": 2_000, "sentence_transformers": 20_000}
 
 
 def embeddings(n: int, d: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,11 +122,12 @@ def child(options: argparse.Namespace) -> int:
     z1, z2 = embeddings(options.n, options.d, options.noise)
     small = embeddings(200, options.d, options.noise)
     METHODS[options.child](*small)                  # imports and start-up are not evaluation
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew; ru_maxrss would begin at the parent's peak
     wall, cpu = time.perf_counter(), time.process_time()
     scores = METHODS[options.child](z1, z2)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = memory("VmHWM")
     print(json.dumps({"wall": wall, "cpu": cpu, "before": before, "peak": peak, **scores}))
     return 0
 
@@ -143,28 +147,39 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{options.n} x {options.n}, d={options.d}, noise {options.noise}, {options.threads} thread(s)")
     print(f"{'method':22}{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'of it before':>14}{'MRR V1_to_V2':>14}"
           f"{'V2_to_V1':>10}")
-    rows = {}
-    for method in options.methods:
-        if method in MAX_N and options.n > MAX_N[method]:
-            print(f"{method:22}  left out above n = {MAX_N[method]}")
-        elif importlib.util.find_spec(method) is None and method != "sort":
-            print(f"{method:22}  not installed")
-        else:
-            rows[method] = report(method, sys.argv[1:] if argv is None else argv)
+    found = {method: report(method, options) for method in options.methods}
+    rows = {method: row for method, row in found.items() if row is not None}
     about = {"machine": platform.machine(), "torch": torch.__version__, "d": options.d, "noise": options.noise,
              "threads": options.threads}
     RESULTS.joinpath(f"evaluation_{options.n}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
     return 0
 
 
-def report(method: str, arguments: list[str]) -> Result | None:
-    """Runs ``method`` in a child process and prints its line of the table; None when it failed."""
-    done = subprocess.run([sys.executable, __file__, *arguments, "--child", method], capture_output=True, text=True)
+def measure(method: str, *, n: int, d: int = 128, noise: float = 2.0, threads: int = 1) -> dict[str, Any]:
+    """What a process of its own found: ``wall``, ``cpu`` (seconds), ``before``, ``peak`` (MB) and the MRR of either
+    direction; ``missing`` or ``failed`` says why there is nothing."""
+    if n > MAX_N.get(method, n):
+        return {"missing": f"left out above n = {MAX_N[method]}"}
+    if method != "sort" and importlib.util.find_spec(method) is None:
+        return {"missing": "not installed"}
+    arguments = {"n": n, "d": d, "noise": noise, "threads": threads, "child": method}
+    limited = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    done = subprocess.run([sys.executable, "-m", "benchmarks.evaluation",
+                           *(f"--{key}={value}" for key, value in arguments.items())],
+                          capture_output=True, text=True, cwd=ROOT, env={**os.environ, **limited})
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"{method:22}  failed ({done.returncode}): {last[:90]}")
-        return None
+        return {"failed": f"failed ({done.returncode}): {last[:90]}"}
     row: Result = json.loads(done.stdout.strip().splitlines()[-1])
+    return row
+
+
+def report(method: str, options: argparse.Namespace) -> Result | None:
+    """Measures ``method`` and prints its line of the table; None when there is nothing to say but why."""
+    row = measure(method, n=options.n, d=options.d, noise=options.noise, threads=options.threads)
+    if "wall" not in row:
+        print(f"{method:22}  {row.get('missing') or row['failed']}")
+        return None
     print(f"{method:22}{row['wall']:9.2f}{row['cpu']:9.2f}{row['peak']:9.0f}{row['before']:14.0f}"
           f"{row['V1_to_V2']:14.4f}{row['V2_to_V1']:10.4f}", flush=True)
     return row

@@ -11,12 +11,14 @@ weights and resume state. Steps are also compared on their own, from the first s
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo  # Adam imports it: two seconds that whichever came first would pay
@@ -30,6 +32,7 @@ from xmodal.trainer import Silent, make_optimizer
 
 HERE = Path(__file__).parent
 EPOCHS, ROUNDS = 4, 5
+Seconds = dict[str, list[tuple[float, float]]]  # of the whole and of the steps alone, by what took them
 
 
 class CorrNetByHand(nn.Module):
@@ -75,13 +78,14 @@ class Stopwatch(Silent):
     """CPU seconds from the first step of each epoch to its last."""
 
     def __init__(self) -> None:
-        self.first = self.stepping = 0.0
+        self.first = 0.0
+        self.epochs: list[float] = []
 
-    def batch(self, epoch: int, done: int, total: int, loss: float) -> None:
+    def batch(self, epoch: int, done: int, total: int, loss: float | None) -> None:
         if done == 1:
             self.first = time.process_time()
         elif done == total:
-            self.stepping += time.process_time() - self.first
+            self.epochs.append(time.process_time() - self.first)
 
 
 def with_fit(model, objective, data, config) -> tuple[float, float]:
@@ -90,7 +94,25 @@ def with_fit(model, objective, data, config) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
         fit(model, objective, data, config, run=RunFolder(folder), display=watch)
-        return time.process_time() - started, watch.stepping
+        return time.process_time() - started, sum(watch.epochs)
+
+
+def compare(name: str, rounds: int = ROUNDS, pairs: int | None = None) -> dict[str, Any]:
+    """Seconds and ratios of ``models/<name>.py`` on MNIST halves, or on its first so many training pairs."""
+    data = load_data("mnist_halves")
+    if pairs is not None:
+        data = dataclasses.replace(data, train=dataclasses.replace(
+            data.train, view1=data.train.view1[:pairs], view2=data.train.view2[:pairs], labels=None))
+    experiment = load_experiment(HERE.parent / "models" / f"{name}.py", {"max_epochs": EPOCHS})
+    seconds: Seconds = {"bare loop": [], "fit()": []}
+    for seed in range(rounds):
+        for kind, way in (("bare loop", bare_loop), ("fit()", with_fit)):
+            torch.manual_seed(seed)
+            model = experiment.build_model(data.view1_shape, data.view2_shape)
+            seconds[kind].append(way(model, experiment.build_objective(), data, experiment.config))
+    whole, steps = (statistics.median(f[i] / b[i] for f, b in zip(seconds["fit()"], seconds["bare loop"], strict=True))
+                    for i in (0, 1))
+    return {"epochs": EPOCHS, "seconds": seconds, "ratio_epoch": whole, "ratio_steps": steps}
 
 
 def main() -> None:
@@ -99,22 +121,13 @@ def main() -> None:
                         choices=("mnist_halves_ccal_tno", "mnist_halves_corrnet_2017"))
     name = parser.parse_args().model
     torch.set_num_threads(1)
-    data = load_data("mnist_halves")
-    experiment = load_experiment(HERE.parent / "models" / f"{name}.py", {"max_epochs": EPOCHS})
-    seconds: dict[str, list[tuple[float, float]]] = {"bare loop": [], "fit()": []}
-    for seed in range(ROUNDS):
-        for kind, way in (("bare loop", bare_loop), ("fit()", with_fit)):
-            torch.manual_seed(seed)
-            model = experiment.build_model(data.view1_shape, data.view2_shape)
-            seconds[kind].append(way(model, experiment.build_objective(), data, experiment.config))
-    whole, steps = (statistics.median(f[i] / b[i] for f, b in zip(seconds["fit()"], seconds["bare loop"], strict=True))
-                    for i in (0, 1))
-    for kind, values in seconds.items():
+    found = compare(name)
+    for kind, values in found["seconds"].items():
         print(f"{kind:10} {statistics.median(v[0] for v in values) / EPOCHS:6.2f} CPU s an epoch, of which steps "
               f"{statistics.median(v[1] for v in values) / EPOCHS:6.2f}")
-    print(f"ratio of whole epochs {whole:.3f}, of the steps {steps:.3f} (medians of {ROUNDS} paired rounds)")
-    results = {"machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}", "epochs": EPOCHS,
-               "seconds": seconds, "ratio_epoch": whole, "ratio_steps": steps}
+    print(f"ratio of whole epochs {found['ratio_epoch']:.3f}, of the steps {found['ratio_steps']:.3f} "
+          f"(medians of {ROUNDS} paired rounds)")
+    results = {"machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}", **found}
     suffix = "" if name.endswith("ccal_tno") else f"_{name}"
     (HERE / "results" / f"fit_overhead{suffix}.json").write_text(json.dumps(results, indent=1) + "\n")
 
