@@ -52,7 +52,9 @@ def _shared_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance (channels,) over the rows and places of all processes, and how many these are, (1,)."""
     axes = [0, *range(2, x.ndim)]
     count = x.numel() // x.shape[1]
-    variance, mean = torch.var_mean(x, axes, correction=0) if count else (x.new_zeros(x.shape[1]),) * 2
+    mean = x.sum(dim=axes) / max(count, 1)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    variance = (x - mean.view(shape)).square_().sum(dim=axes) / max(count, 1)  # var_mean takes ten times as long
     states = gather_rows(torch.cat([mean, variance, mean.new_tensor([count])])[None])[0]
     means, variances, counts = states.split([x.shape[1], x.shape[1], 1], dim=1)
     total = counts.sum(dim=0).clamp(min=1)
