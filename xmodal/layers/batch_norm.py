@@ -50,11 +50,8 @@ class SharedBatchNorm(_BatchNorm):
 
 def _shared_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance (channels,) over the rows and places of all processes, and how many these are, (1,)."""
-    axes = [0, *range(2, x.ndim)]
     count = x.numel() // x.shape[1]
-    mean = x.sum(dim=axes) / max(count, 1)
-    shape = [1, -1] + [1] * (x.ndim - 2)
-    variance = (x - mean.view(shape)).square_().sum(dim=axes) / max(count, 1)  # var_mean takes ten times as long
+    mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0) if count else (x.new_zeros(x.shape[1]),) * 2
     states = gather_rows(torch.cat([mean, variance, mean.new_tensor([count])])[None])[0]
     means, variances, counts = states.split([x.shape[1], x.shape[1], 1], dim=1)
     total = counts.sum(dim=0).clamp(min=1)
@@ -76,14 +73,14 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
-        shape = [1, -1] + [1] * (x.ndim - 2)
+        weight = weight if ctx.affine else torch.ones_like(mean)
         to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight if ctx.affine else torch.ones_like(mean), mean, variance, None, None, False, ctx.eps,
-            [True, True, True])
+            gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True])
         of_bias, of_weight = (add_up(torch.stack([to_bias, to_weight])) / count).unbind()
         scale = torch.rsqrt(variance + ctx.eps)
-        through_moments = (x - mean.view(shape)) * (scale * of_weight).view(shape) + of_bias.view(shape)
-        to_x = to_x - through_moments * (scale * weight if ctx.affine else scale).view(shape)
+        slope = weight * scale.square() * of_weight  # of what comes through mean and variance: slope · x + offset
+        offset = weight * scale * of_bias - mean * slope
+        to_x -= batch_norm(x, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, False, 0.0, 0.0)
         return to_x, to_weight if ctx.affine else None, to_bias if ctx.affine else None, None, None, None, None
 
 
