@@ -24,9 +24,9 @@ from xmodal import LinearCCA, PairedData, embed, evaluate, load_data
 from xmodal.augment import RandomAffine, RandomSound
 from xmodal.checkpoint import RunFolder
 from xmodal.cli import run_eval, run_train
-from xmodal.cli.common import load_model
 from xmodal.data.batches import pair_batches
 from xmodal.metrics.ranks import retrieval_ranks
+from xmodal.runs import load_model
 
 FILE = RESULTS / "audio_score.json"
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)

@@ -35,11 +35,11 @@ import torch
 
 from xmodal.checkpoint import RunFolder
 from xmodal.cli import refine_cca, run_eval, run_train
-from xmodal.cli.common import load_model
 from xmodal.config import load_experiment
 from xmodal.data import PairedData, load_data, read_h5
 from xmodal.data.streamed import StreamedView
 from xmodal.evaluator import write_embeddings
+from xmodal.runs import load_model
 from xmodal.trainer import fit
 
 RESULTS = Path(__file__).parent / "results" / "larger_than_memory.json"

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "xmodal"
 #: From the ground up. Names not written yet are allowed to be absent.
 ORDER = ["errors", "atomic", "linalg", "covariance", "distributed", "layers", "towers", "augment", "networks",
          "objectives", "metrics", "features", "data", "linear", "config", "checkpoint", "diagnosis", "evaluator",
-         "trainer", "search", "report", "pictures", "cli"]
+         "trainer", "runs", "search", "report", "pictures", "cli"]
 NOT_YET = {"search"}
 
 

@@ -12,13 +12,13 @@ from torch import nn
 
 from xmodal.checkpoint import RunFolder
 from xmodal.cli import run_eval, run_train
-from xmodal.cli.common import load_model
 from xmodal.cli.drawing import distinct_pairs
 from xmodal.data import PairSplit, load_data
 from xmodal.evaluator import embed, restore, restoring_errors
 from xmodal.networks import CorrNet
 from xmodal.pictures import ViewStyle, neighbour_sheet, pair_sheet, reconstruction_sheet, walk_strip
 from xmodal.report import restoring_block
+from xmodal.runs import load_model
 
 TWO_TOWER = str(Path(__file__).parent.parent / "models" / "digits_ccal_tno.py")
 CORRNET = '''"""A small CorrNet."""

@@ -11,7 +11,8 @@ import torch
 
 from xmodal.errors import DataError
 from xmodal.metrics import retrieval_metrics
-from xmodal.report import _spread, baseline_line, epoch_header, epoch_line, evaluation_block, plot_curves
+from xmodal.report import baseline_line, epoch_header, epoch_line, evaluation_block, plot_curves
+from xmodal.report.curves import _spread
 
 VALUES = {"r1": 31.05, "hits1": 621, "r5": 58.25, "hits5": 1165, "r10": 68.0, "hits10": 1360, "r25": 80.5,
           "hits25": 1610, "median_rank": 3.0, "mean_rank": 33.99, "mrr": 0.44, "mean_distance": 0.58933,

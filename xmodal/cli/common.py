@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import os
 import sys
 import textwrap
@@ -15,16 +14,12 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import torch
-from torch import nn
 
 from xmodal.checkpoint import RunFolder
-from xmodal.config import Experiment, load_experiment
 from xmodal.data import PairedData, load_data
 from xmodal.data.files import VIEWS
 from xmodal.distributed import first_to_say, joined, launched, local_rank, rank, size
 from xmodal.errors import CheckpointError, ExperimentError, XmodalError
-from xmodal.linear import ClosedForm
-from xmodal.networks import Model
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -162,20 +157,6 @@ def run_folder(args: argparse.Namespace) -> RunFolder:
     return RunFolder(args.runs / (f"{name}-{args.tag}" if args.tag else name))
 
 
-def experiment_of(run: RunFolder, about: dict[str, Any]) -> Experiment:
-    """The experiment as it was trained: the run's own copy of the model file, with the run's configuration."""
-    return load_experiment(run.file(RunFolder.EXPERIMENT), overrides=about["config"], name=about.get("experiment"))
-
-
-def require_same_data(run: RunFolder, about: dict[str, Any], data: PairedData) -> None:
-    """Refuses data other than those that a run was trained on: its test pairs may be among the training pairs."""
-    trained = about["data"]
-    if trained["fingerprint"] != data.fingerprint:
-        raise CheckpointError(f"{run.path} was trained on {trained.get('title', 'other data')} "
-                              f"(fingerprint {trained['fingerprint'][:12]}), these are {data.title} "
-                              f"({data.fingerprint[:12]}): evaluate on the same data, or train again")
-
-
 def load_run_data(args: argparse.Namespace, about: dict[str, Any], stream: bool | None = None) -> PairedData:
     """The data of ``--data``, in the views that the run was trained on."""
     trained = about["data"].get("views")
@@ -183,22 +164,6 @@ def load_run_data(args: argparse.Namespace, about: dict[str, Any], stream: bool 
         raise CheckpointError(f"{run_folder(args).path} was trained on the views {' '.join(trained or VIEWS)}: leave "
                               "out --views, or train again")
     return load_data(args.data, stream=stream, views=trained)
-
-
-def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device
-               ) -> tuple[Model | ClosedForm, dict[str, Any], dict[str, str]]:
-    """A run's model with its weights, on ``device``; its ``config.json``; what the weights' header says."""
-    about = run.config()
-    require_same_data(run, about, data)
-    model = experiment_of(run, about).build_model(data.view1_shape, data.view2_shape)
-    header = run.load_weights(model, weights)
-    model.to(device)
-    if isinstance(model, nn.Module):
-        model.eval()
-    elif (model.n_features_in_, model.n_features2_in_) != (math.prod(data.view1_shape), math.prod(data.view2_shape)):
-        raise CheckpointError(f"{run.file(weights)} is for items of {model.n_features_in_} and {model.n_features2_in_} "
-                              "values, not for these data: it is damaged, or another model's")
-    return model, about, header
 
 
 def describe_data(data: PairedData) -> str:

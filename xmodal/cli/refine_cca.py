@@ -12,7 +12,6 @@ from xmodal.checkpoint import REFINED, RunFolder
 from xmodal.cli.common import (
     add_run_options,
     command_parser,
-    load_model,
     load_run_data,
     pick_device,
     run_command,
@@ -23,6 +22,7 @@ from xmodal.distributed import rank, size
 from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, tower_precision
 from xmodal.linear import ClosedForm
+from xmodal.runs import load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,6 @@ from xmodal.cli.common import (
     add_run_options,
     command_parser,
     describe_data,
-    load_model,
     load_run_data,
     pick_device,
     run_command,
@@ -50,6 +49,7 @@ from xmodal.evaluator import (
 )
 from xmodal.networks import CorrNet
 from xmodal.report import baseline_line, evaluation_block, group_block, restoring_block, transfer_block
+from xmodal.runs import load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:

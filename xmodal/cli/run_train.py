@@ -24,10 +24,8 @@ from xmodal.cli.common import (
     add_run_options,
     command_parser,
     describe_data,
-    experiment_of,
     load_run_data,
     pick_device,
-    require_same_data,
     run_command,
     run_folder,
     seed_number,
@@ -38,6 +36,7 @@ from xmodal.data import PairedData, load_data
 from xmodal.distributed import rank, size, wait_for_all
 from xmodal.errors import CheckpointError, ExperimentError
 from xmodal.linear import ClosedForm
+from xmodal.runs import experiment_of, require_same_data
 from xmodal.trainer import FitResult, check_experiment, fit
 
 

@@ -1,187 +1,27 @@
-"""Text and curves: the evaluation blocks, the line per epoch, and plots of training logs. Formatting only."""
+"""Plots of training logs: a curve per run."""
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xmodal.errors import DataError, did_you_mean
-from xmodal.metrics import DIRECTIONS, PRIMARY
+from xmodal.metrics import PRIMARY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 80
 # Okabe and Ito 2008: told apart by colour-blind readers, too; their yellow is left out, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 LINE_STYLES = ("-", (0, (6, 2)), (0, (1, 1.2)))     # runs beyond the colours take the next style
 LONGEST_NAME = 60
 MOST_EPOCHS = 10**9   # an axis has no place for more
-_EPOCH_COLUMNS = (("epoch", 5), ("loss_tr", 8), ("loss_va", 8), ("mrr_tr", 6), ("mrr_va", 6), ("med_tr", 6),
-                  ("med_va", 6), ("lr", 7), ("sec", 5), ("refit", 6), ("left", 4))
 
 Log = Sequence[Mapping[str, Any]]
 
-
-# -- text --------------------------------------------------------------------------------------------------------
-
-def evaluation_block(metrics: Mapping[str, Any], direction: str, title: str,
-                     intervals: Mapping[str, tuple[float, float]] | None = None) -> str:
-    """The report of one direction as plain text, at most 80 columns.
-
-    A line of the hit rates says: percent of the queries (their number), then percent divided by k, as this method
-    family's programs print it. The two correlations stand side by side, because the first alone can be gamed.
-
-    Args:
-        metrics: ``{"V1_to_V2": {...}, "V2_to_V1": {...}}`` as ``retrieval_metrics`` returns it, and, where known,
-            ``sum_correlation``, ``canonical_correlation`` and ``dim``.
-        direction: which of the two.
-        title: what was evaluated; it must say ``synthetic`` where the data are.
-        intervals: (low, high) by key; by default ``metrics[direction]["intervals"]``, if any.
-
-    Raises:
-        DataError: no such direction.
-    """
-    if direction not in metrics:
-        raise DataError(f"direction {direction!r}: {did_you_mean(direction, [k for k in metrics if '_to_' in k])}")
-    values = metrics[direction]
-    bounds = intervals if intervals is not None else values.get("intervals", {})
-    queries, gallery = values["n_queries"], values["n_gallery"]
-    lines = [*textwrap.wrap(title, WIDTH), "Hit Rates:"]
-    for k in sorted(int(key[1:]) for key in values if key[0] == "r" and key[1:].isdecimal()):
-        rate = values[f"r{k}"]
-        lines.append(f"Top {k:02d}: {rate:.3f} ({values[f'hits{k}']}) {rate / k:.3f}{_bounds(bounds, f'r{k}', 2)}")
-    lines += [f"Median Rank: {values['median_rank']:.2f} ({gallery}){_bounds(bounds, 'median_rank', 2)}",
-              f"Mean Rank  : {values['mean_rank']:.2f} ({gallery}){_bounds(bounds, 'mean_rank', 2)}",
-              f"Mean Dist  : {values['mean_distance']:.5f}",
-              f"MRR        : {values['mrr']:.3f}{_bounds(bounds, 'mrr', 3)}",
-              f"Min Dist   : {values['min_distance']:.5f}",
-              f"Max Dist   : {values['max_distance']:.5f}",
-              f"Med Dist   : {values['median_distance']:.5f}"]
-    if queries != gallery:
-        lines.append(f"Queries    : {queries} with a match, {gallery} items in the gallery")
-    if values.get("tied_queries", 0) > 0:
-        lines.append(f"Tied       : {values['tied_queries']} of {queries} queries; ties take the average rank")
-    if "map" in values:
-        lines += _class_lines(values)
-    if "sum_correlation" in metrics:
-        lines += textwrap.wrap(_correlations(metrics), WIDTH)
-    return "\n".join(lines)
-
-
-def baseline_line(name: str, metrics: Mapping[str, Any], direction: str) -> str:
-    """A baseline in two or three short lines, to stand below the block of a model."""
-    values = metrics[direction]
-    hits = [f"top {k:02d} {values[f'r{k}']:.2f}" for k in (1, 10) if f"r{k}" in values]
-    parts = [f"MRR {values['mrr']:.3f}", *hits, f"median rank {values['median_rank']:.2f}"]
-    lines = [f"{name}:", f"  {', '.join(parts)}"]
-    if "sum_correlation" in metrics:
-        lines += textwrap.wrap(_correlations(metrics), WIDTH, initial_indent="  ", subsequent_indent="  ")
-    return "\n".join(lines)
-
-
-def transfer_block(transfer: Mapping[str, Any]) -> str:
-    """What ``xmodal.evaluator.transfer`` returns, as a small table of at most 80 columns."""
-    rows = (("trained on view 1", "V1_to_V1", "V1_to_V2"), ("trained on view 2", "V2_to_V1", "V2_to_V2"),
-            ("raw, the same view", "raw_V1_to_V1", "raw_V2_to_V2"))
-    lines = [f"Transfer: accuracy of linear SVMs in percent, mean of {transfer['folds']} folds",
-             f"{'tested on':<18}  view 1  view 2",
-             *(f"{name:<18} {transfer[key1]:7.2f} {transfer[key2]:7.2f}" for name, key1, key2 in rows)]
-    if transfer["unconverged"] > 0:
-        lines.append(f"Unconverged: {transfer['unconverged']} of {6 * transfer['folds']} SVM fits "
-                     "stopped at the iteration limit")
-    return "\n".join(lines)
-
-
-def group_block(groups: Mapping[str, Any]) -> str:
-    """What ``xmodal.evaluator.retrieve_groups`` returns and its ``word``, as a small table of at most 80 columns."""
-    who = "all items vote" if groups["excerpt"] is None else f"the {groups['excerpt']} items in its middle vote"
-    sides = [groups[direction] for direction in DIRECTIONS]
-    rows = (("Asked (in the gallery)", [f"{side['n_groups']} ({side['n_gallery']})" for side in sides]),
-            ("Top 01", [f"{side['r1']:.2f}" for side in sides]),
-            ("Top 05", [f"{side['r5']:.2f}" for side in sides]),
-            ("MRR", [f"{side['mrr']:.3f}" for side in sides]),
-            ("Median Rank", [f"{side['median_rank']:.2f}" for side in sides]),
-            ("Offset, median error", [_number(side["offset_error"], ".3f") for side in sides]),
-            (f"Top 01, offset within {groups['tolerance']:g}", [f"{side['offset_within']:.2f}" for side in sides]),
-            (f"Items located within {groups['tolerance']:g}", [f"{side['located']:.2f}" for side in sides]))
-    return "\n".join([*textwrap.wrap(f"Retrieval of a whole {groups['word']}: {who}", WIDTH),
-                      f"{'':<28} {DIRECTIONS[0]:>15} {DIRECTIONS[1]:>15}",
-                      *(f"{name:<28} {one:>15} {two:>15}" for name, (one, two) in rows)])
-
-
-def restoring_block(errors: Mapping[str, float]) -> str:
-    """What ``xmodal.evaluator.restoring_errors`` returns, as a small table."""
-    rows = (("from view 1 alone", "view1"), ("from view 2 alone", "view2"), ("from both", "both"))
-    return "\n".join(["Restoring: mean squared errors", f"{'':<18}   view 1    view 2",
-                      *(f"{name:<18} {errors[f'view1_from_{source}']:8.3g}  {errors[f'view2_from_{source}']:8.3g}"
-                        for name, source in rows)])
-
-
-def _number(value: float | None, spec: str) -> str:
-    """``-`` for what is undefined: NaN, or None where it was read from a file."""
-    return _cell(None if value is None or math.isnan(value) else value, spec)
-
-
-def _bounds(intervals: Mapping[str, tuple[float, float]], key: str, digits: int) -> str:
-    if key not in intervals:
-        return ""
-    low, high = intervals[key]
-    return f" [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _class_lines(values: Mapping[str, float]) -> list[str]:
-    if math.isnan(values["map"]):
-        return ["mAP        : undefined (no query's class is in the gallery)"]
-    gains = [f"@{key[4:]} {value:.3f}" for key, value in values.items() if key.startswith("ndcg")]
-    lines = [f"mAP        : {values['map']:.3f} (same class)"]
-    return [*lines, f"nDCG       : {', '.join(gains)} (same class)"] if gains else lines
-
-
-def _correlations(metrics: Mapping[str, Any]) -> str:
-    most = f" of {metrics['dim']}" if "dim" in metrics else ""
-    parts = [f"{name} correlation: {metrics[key]:.2f}{most}" for name, key in
-             (("Sum", "sum_correlation"), ("Canonical", "canonical_correlation")) if key in metrics]
-    return " | ".join(parts)
-
-
-def epoch_header() -> str:
-    """The names above the columns of ``epoch_line``."""
-    return " ".join(f"{name:>{width}}" for name, width in _EPOCH_COLUMNS)
-
-
-def epoch_line(line: Mapping[str, Any]) -> str:
-    """One line of ``log.jsonl`` in fixed columns, at most 80; what it lacks shows as ``-``.
-
-    ``left`` is the patience that is left, in epochs; an epoch that was the best so far ends in ``*``.
-    """
-    texts = [_cell(line.get("epoch"), "d"), _cell(line.get("loss_tr"), ".4f"), _cell(line.get("loss_va"), ".4f"),
-             _cell(line.get("mrr_tr"), ".4f"), _cell(line.get("mrr_va"), ".4f"),
-             _cell(line.get("median_rank_tr"), ".1f"), _cell(line.get("median_rank_va"), ".1f"),
-             _cell(line.get("lr"), ".1e"), _cell(line.get("seconds"), ".1f"), _cell(line.get("refit_pairs"), "d"),
-             _cell(line.get("patience_left"), "d")]
-    cells = [f"{_fit(text, width):>{width}}" for text, (_, width) in zip(texts, _EPOCH_COLUMNS, strict=True)]
-    return " ".join(cells) + (" *" if line.get("best") else "")
-
-
-def _cell(value: Any, spec: str) -> str:
-    return "-" if value is None else format(value, spec)
-
-
-def _fit(text: str, width: int) -> str:
-    """A number that is too long for its column, with fewer digits."""
-    for digits in (3, 2, 1, 0):
-        if len(text) <= width:
-            return text
-        text = f"{float(text):.{digits}e}".replace("e+0", "e").replace("e-0", "e-")
-    return text
-
-
-# -- curves ------------------------------------------------------------------------------------------------------
 
 def plot_curves(logs: Mapping[str, Log], key: str = f"{PRIMARY.key}_%s", high_is_better: bool | None = None,
                 max_epoch: int | None = None, ymin: float | None = None, ymax: float | None = None,

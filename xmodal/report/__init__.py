@@ -1,0 +1,23 @@
+"""What people read of runs: text blocks, curves. Formatting only."""
+from xmodal.report.curves import MOST_EPOCHS, plot_curves
+from xmodal.report.text import (
+    baseline_line,
+    epoch_header,
+    epoch_line,
+    evaluation_block,
+    group_block,
+    restoring_block,
+    transfer_block,
+)
+
+__all__ = [
+    "MOST_EPOCHS",
+    "baseline_line",
+    "epoch_header",
+    "epoch_line",
+    "evaluation_block",
+    "group_block",
+    "plot_curves",
+    "restoring_block",
+    "transfer_block",
+]
