@@ -33,6 +33,6 @@ clean:
 $(READY): setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("xmodal needs Python 3.10 or later" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,audio,images]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,audio,images,search,milvus,demo,tune,tensorboard]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps tinysoundfont
 	@touch $@

