@@ -4,6 +4,7 @@
   python run_eval.py --model models/digits_ccal_cont.py --data digits --V2_to_V1
   python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
   python run_eval.py --model models/digits_ccal_cont.py --data digits --transfer
+  python run_eval.py --model models/x.py --data mine.npz --hubness
   python run_eval.py --model models/x.py --data mine.h5 --group piece --excerpt 20
   python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
   python run_eval.py --model models/x.py --data mine.h5 --embeddings embeddings.h5
@@ -40,6 +41,7 @@ from xmodal.evaluator import (
     check_groups,
     check_transfer,
     evaluate,
+    find_hubs,
     linear_cca_baseline,
     restoring_errors,
     retrieve_groups,
@@ -48,7 +50,7 @@ from xmodal.evaluator import (
     write_embeddings,
 )
 from xmodal.networks import CorrNet
-from xmodal.report import baseline_line, evaluation_block, group_block, restoring_block, transfer_block
+from xmodal.report import baseline_line, evaluation_block, group_block, hub_block, restoring_block, transfer_block
 from xmodal.runs import load_model
 
 
@@ -65,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--linear_cca", action="store_true", help="also fit and print linear CCA of the raw views")
     parser.add_argument("--transfer", action="store_true",
                         help="also train linear SVMs on one view and test them on the other; needs labels")
+    parser.add_argument("--hubness", action="store_true", help="also tell how strong hubs are, and what CSLS and the "
+                        "inverted softmax find, which correct for them")
     parser.add_argument("--group", metavar="WORD", help="also retrieve whole groups, called WORD (such as piece), by "
                         "votes of their items; needs ids that read PIECE@PLACE")
     parser.add_argument("--excerpt", type=int, metavar="N", help="with --group: only N items in each one's middle vote")
@@ -104,6 +108,8 @@ def run_eval(args: argparse.Namespace) -> int:
         metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)
     if args.transfer:
         metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    if args.hubness:
+        metrics["hubness"] = find_hubs(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
     if args.group is not None:
         metrics["groups"] = {"word": args.group,
                              **retrieve_groups(model, data, args.split, n_test=args.n_test, device=device,
@@ -125,6 +131,8 @@ def run_eval(args: argparse.Namespace) -> int:
             print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
         if args.transfer:
             print(transfer_block(metrics["transfer"]))
+        if args.hubness:
+            print(hub_block(metrics["hubness"], direction))
         if args.group is not None:
             print(group_block(metrics["groups"]))
         if args.reconstruct is not None:

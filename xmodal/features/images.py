@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from xmodal.errors import DataError, one_line
 from xmodal.features.packages import made_by, required
+from xmodal.nearest import has_bfloat16_units
 
 _AT_ONCE = 16  # what fits the cache: twice as fast as 64
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -152,8 +153,7 @@ class Network:
 def faster_precision() -> str:
     """``bf16`` on CPUs that multiply matrices of bfloat16 in hardware (AMX), where it takes half the time; else
     ``float32``."""
-    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # new in torch 2.13
-    return "bf16" if capabilities.get("amx_bf16") else "float32"
+    return "bf16" if has_bfloat16_units() else "float32"
 
 
 def efficientnet(precision: str | None = None, size: int = 224, layers: bool = False) -> Network:

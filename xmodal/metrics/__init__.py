@@ -1,7 +1,8 @@
-"""Ranks and what follows from ranks, groups, correlations, transfer between views, restoring, bootstrap; no model."""
+"""Ranks and what follows from them, hubs, groups, correlations, transfer between views, bootstrap; no model."""
 from xmodal.metrics.bootstrap import Interval, bootstrap_interval, paired_bootstrap_difference
 from xmodal.metrics.correlation import canonical_correlation, sum_correlation
 from xmodal.metrics.groups import group_retrieval, split_ids
+from xmodal.metrics.hubness import favour, hubness, occurrences, skewness
 from xmodal.metrics.ranks import Ranks, retrieval_ranks
 from xmodal.metrics.restoring import mean_squared_errors
 from xmodal.metrics.retrieval import DIRECTIONS, PRIMARY, Primary, rank_metrics, retrieval_metrics
@@ -16,12 +17,16 @@ __all__ = [
     "TransferAccuracy",
     "bootstrap_interval",
     "canonical_correlation",
+    "favour",
     "group_retrieval",
+    "hubness",
     "mean_squared_errors",
+    "occurrences",
     "paired_bootstrap_difference",
     "rank_metrics",
     "retrieval_metrics",
     "retrieval_ranks",
+    "skewness",
     "split_ids",
     "sum_correlation",
     "transfer_accuracy",

@@ -1,8 +1,10 @@
 """Correlation of paired embeddings: summed over the given dimensions, or over canonical ones fitted elsewhere."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from xmodal.covariance import Moments, PairCovariance, pearson
@@ -26,13 +28,21 @@ def sum_correlation(z1: Any, z2: Any, pairs: Any = None) -> float:
     Raises:
         DataError: shapes or pairs that don't fit. NumericalError: NaN or infinite values.
     """
+    return sum((float(block.sum()) for block in _dimension_blocks(z1, z2, pairs)), 0.0)
+
+
+def dimension_correlations(z1: Any, z2: Any, pairs: Any = None) -> Tensor:
+    """Pearson's r of each dimension, (d,) float64 on the CPU: the terms of ``sum_correlation``, arguments and errors
+    as there."""
+    return torch.cat([block.cpu() for block in _dimension_blocks(z1, z2, pairs)])
+
+
+def _dimension_blocks(z1: Any, z2: Any, pairs: Any) -> Iterator[Tensor]:
     m1, m2 = check_views(z1, z2)
     table = check_pairs(pairs, len(m1), len(m2), m1.device)
-    total = 0.0
     for start in range(0, m1.shape[1], DIMENSIONS_AT_A_TIME):
         block = slice(start, start + DIMENSIONS_AT_A_TIME)
-        total += float(pearson(m1[:, block][table[:, 0]], m2[:, block][table[:, 1]]).sum())
-    return total
+        yield pearson(m1[:, block][table[:, 0]], m2[:, block][table[:, 1]])
 
 
 def canonical_correlation(z1: Any, z2: Any, fit: Moments | tuple[Any, Any], pairs: Any = None, fit_pairs: Any = None,
@@ -54,6 +64,21 @@ def canonical_correlation(z1: Any, z2: Any, fit: Moments | tuple[Any, Any], pair
     Raises:
         DataError: shapes or pairs that don't fit. NumericalError: NaN or infinite values.
     """
+    values, supported = _canonical(z1, z2, fit, pairs, fit_pairs, ridge)
+    return float(values[supported].sum())
+
+
+def canonical_correlations(z1: Any, z2: Any, fit: Moments | tuple[Any, Any], pairs: Any = None, fit_pairs: Any = None,
+                           *, ridge: float = 1e-6) -> Tensor:
+    """Pearson's r of each canonical dimension, (min(d1, d2),) float64, in the order of the correlations on the data
+    that the projection is fitted on: the terms of ``canonical_correlation``, arguments and errors as there."""
+    values, supported = _canonical(z1, z2, fit, pairs, fit_pairs, ridge)
+    return values.masked_fill(~supported, 0.0)
+
+
+def _canonical(z1: Any, z2: Any, fit: Moments | tuple[Any, Any], pairs: Any, fit_pairs: Any, ridge: float
+               ) -> tuple[Tensor, Tensor]:
+    """Pearson's r of each canonical dimension, and whether more than the ridge supports it."""
     m1, m2 = as_matrix(z1, "view 1"), as_matrix(z2, "view 2")
     table = check_pairs(pairs, len(m1), len(m2))
     moments = Moments(*(m.cpu() for m in (fit if isinstance(fit, Moments) else _moments(*fit, fit_pairs))))
@@ -67,7 +92,7 @@ def canonical_correlation(z1: Any, z2: Any, fit: Moments | tuple[Any, Any], pair
     variates2 = (m2.cpu()[table[:, 1]].double() - moments.mean2) / scale2 @ solution.V
     supported = (((solution.U.T @ S11) * solution.U.T).sum(dim=1) > NULL_VARIANCE) \
         & (((solution.V.T @ S22) * solution.V.T).sum(dim=1) > NULL_VARIANCE)
-    return float(pearson(variates1, variates2)[supported].sum())
+    return pearson(variates1, variates2), supported
 
 
 def _moments(fit1: Any, fit2: Any, fit_pairs: Any) -> Moments:

@@ -6,6 +6,7 @@ from xmodal.report.text import (
     epoch_line,
     evaluation_block,
     group_block,
+    hub_block,
     restoring_block,
     transfer_block,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "epoch_line",
     "evaluation_block",
     "group_block",
+    "hub_block",
     "plot_curves",
     "restoring_block",
     "transfer_block",

@@ -99,6 +99,23 @@ def group_block(groups: Mapping[str, Any]) -> str:
                       *(f"{name:<28} {one:>15} {two:>15}" for name, (one, two) in rows)])
 
 
+_WAYS = (("plain", "plain"), ("CSLS, training queries", "csls_train"), ("CSLS, all queries", "csls"),
+         ("inv. softmax, training", "inverted_softmax_train"), ("inv. softmax, all", "inverted_softmax"))
+
+
+def hub_block(hubs: Mapping[str, Any], direction: str) -> str:
+    """What ``xmodal.evaluator.find_hubs`` returns of one direction, as a small table of at most 80 columns."""
+    about = ("Hubs: items among the 10 nearest of too many queries, and what is found without their favours, learned "
+             "from training queries or from all these queries at once")
+    rows = [f"{name:<22} {way['skew']:6.2f} {way['never']:6.2f} {way['largest']:8.2f} {way['r1']:7.2f} "
+            f"{way['r10']:7.2f} {way['median_rank']:8.1f} {way['mrr']:7.3f}"
+            for name, way in ((name, hubs[direction][key]) for name, key in _WAYS)]
+    return "\n".join([*textwrap.wrap(about, WIDTH), f"{'':<22} {'skew':>6} {'never':>6} {'largest':>8} {'Top 01':>7} "
+                      f"{'Top 10':>7} {'med.rank':>8} {'MRR':>7}", *rows,
+                      *textwrap.wrap("never: percent of items that are nobody's neighbour; largest: percent of the "
+                                     "queries that share the greatest hub", WIDTH)])
+
+
 def restoring_block(errors: Mapping[str, float]) -> str:
     """What ``xmodal.evaluator.restoring_errors`` returns, as a small table."""
     rows = (("from view 1 alone", "view1"), ("from view 2 alone", "view2"), ("from both", "both"))
