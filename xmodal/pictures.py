@@ -208,6 +208,17 @@ def _as_picture(item: np.ndarray, style: ViewStyle) -> np.ndarray | None:
     return None
 
 
+def as_thumbnail(item: np.ndarray, style: ViewStyle) -> np.ndarray | None:
+    """An item's picture pixel by pixel, the first row at the top: (h, w) or (h, w, 3) uint8; None where it is none."""
+    picture = _as_picture(item, style)
+    if picture is None:
+        return None
+    if picture.ndim == 2:
+        picture = np.clip((picture - style.low) / ((style.high - style.low) or 1.0), 0.0, 1.0)
+    pixels = np.round(255.0 * np.nan_to_num(picture)).astype(np.uint8)
+    return np.ascontiguousarray(pixels[::-1] if style.rising else pixels)
+
+
 def _lines(text: str, width: int) -> list[str]:
     """A text folded to fit a cell, shortened if it is long."""
     return textwrap.wrap(text, int(width / LETTER), max_lines=MOST_LINES, placeholder=" …") or [""]

@@ -8,6 +8,7 @@
   python run_eval.py --model models/x.py --data mine.h5 --group piece --excerpt 20
   python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
   python run_eval.py --model models/x.py --data mine.h5 --embeddings embeddings.h5
+  python run_eval.py --model models/digits_ccal_cont.py --data digits --html report.html
 """
 from __future__ import annotations
 
@@ -35,6 +36,7 @@ from xmodal.cli.drawing import (
     draw_pictures,
     write_pictures,
 )
+from xmodal.cli.page import check_html, write_page
 from xmodal.distributed import rank
 from xmodal.errors import DataError
 from xmodal.evaluator import (
@@ -74,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--excerpt", type=int, metavar="N", help="with --group: only N items in each one's middle vote")
     parser.add_argument("--embeddings", metavar="FILE", type=Path,
                         help="also write the split's embeddings to an HDF5 file, block by block")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page that shows all of it: metrics "
+                        "with intervals (as --ci), curves, retrieved items, hubs, configuration, data")
     add_drawing_options(parser)
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
     args = parser.parse_args(argv)
@@ -83,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_eval(args: argparse.Namespace) -> int:
     """One evaluation, from options to report; returns the exit code."""
     check_out(args)
+    check_html(args)
     _check_excerpt(args)
     run = run_folder(args)
     device = pick_device(args.device)
@@ -99,7 +104,8 @@ def run_eval(args: argparse.Namespace) -> int:
     model, about, header = load_model(run, data, REFINED if args.estimate_UV else RunFolder.WEIGHTS, device)
     check_restores(args, model)
     precision = about["config"].get("precision", "float32")
-    options: dict[str, Any] = {"split": args.split, "n_test": args.n_test, "intervals": args.ci, "seed": args.seed}
+    intervals = args.ci or args.html is not None
+    options: dict[str, Any] = {"split": args.split, "n_test": args.n_test, "intervals": intervals, "seed": args.seed}
     metrics = evaluate(model, data, device=device, precision=precision, **options)
     metrics |= {"experiment": about.get("experiment"), "tag": about.get("tag"), "seed": about["seed"],
                 "data": data.name, "fingerprint": data.fingerprint, "synthetic": data.synthetic,
@@ -139,6 +145,8 @@ def run_eval(args: argparse.Namespace) -> int:
             print(restoring_block(metrics["reconstruction"]))
         if args.embeddings is not None:
             print(f"embeddings of all {args.split} items in {args.embeddings}")
+    if args.html is not None:
+        write_page(args, run, model, data, counted, metrics, about, device, precision)
     if rank() == 0:
         write_pictures(args, run, pictures)
         run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
