@@ -185,7 +185,7 @@ def test_training_leaves_a_run_folder_without_a_middle(capsys):
     assert run_train.main(["--model", CCA, "--data", "digits", "--seed", "4", "--tag", "a"]) == 0
     run = Path("runs/digits_cca-a")
     assert {p.name for p in run.iterdir()} == {"config.json", "experiment.py", "weights.safetensors", "log.jsonl",
-                                               ".lock"}
+                                               "card.md", ".lock"}
     about = json.loads((run / "config.json").read_text())
     assert (about["seed"], about["config"]["dim_latent"], about["experiment"]) == (4, 24, "digits_cca")
     printed = capsys.readouterr()

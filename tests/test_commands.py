@@ -46,7 +46,7 @@ def test_training_leaves_a_complete_run_folder(capsys):
     assert run_train.main(["--model", MODEL, "--data", "digits", "--seed", "4", "--tag", "a", *QUICK]) == 0
     run = Path("runs/digits_ccal_cont-a")
     assert {p.name for p in run.iterdir()} == {"config.json", "experiment.py", "weights.safetensors", "resume.pt",
-                                               "log.jsonl", ".lock"}
+                                               "log.jsonl", "card.md", ".lock"}
     about = json.loads((run / "config.json").read_text())
     assert (about["seed"], about["tag"]) == (4, "a")
     assert about["config"]["max_epochs"] == 2 and about["config"]["alpha"] == "auto"

@@ -22,6 +22,7 @@ from xmodal.atomic import only_one, replacing
 from xmodal.distributed import from_first, rank
 from xmodal.errors import CheckpointError, did_you_mean
 from xmodal.linear import ClosedForm
+from xmodal.metrics import DIRECTIONS
 
 REFINED = "weights_est_UV.safetensors"
 
@@ -38,7 +39,8 @@ class RunFolder:
     WEIGHTS = "weights.safetensors"  # the best model
     RESUME = "resume.pt"  # the last state of training
     LOG = "log.jsonl"  # a line per epoch
-    METRICS = "metrics.json"
+    METRICS = "metrics.json"  # of all test pairs
+    CARD = "card.md"  # what all of this is, for people
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -89,14 +91,18 @@ class RunFolder:
         self.write_json(self.CONFIG, config)
 
     def clear_results(self) -> None:
-        """Removes what further training makes untrue: metrics and a re-estimated projection."""
-        for old in (*self.path.glob("metrics*.json"), self.file(REFINED)):
+        """Removes what further training makes untrue: metrics, a re-estimated projection, the card."""
+        for old in (*self.path.glob("metrics*.json"), self.file(REFINED), self.file(self.CARD)):
             old.unlink(missing_ok=True)
 
     def clear_temporary_files(self) -> None:
         """Removes what a kill in the middle of writing left behind."""
         for leftover in self.path.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+
+    def write_card(self, text: str) -> None:
+        with replacing(self.file(self.CARD)) as path:
+            path.write_text(text, encoding="utf-8")
 
     # -- JSON -------------------------------------------------------------------------------------------------------
 
@@ -121,6 +127,19 @@ class RunFolder:
         if wrong or not isinstance(content["data"].get("fingerprint"), str):
             raise CheckpointError(f"{self.file(self.CONFIG)} lacks {', '.join(wrong) or 'data.fingerprint'}: "
                                   "it is damaged, or was written by something else")
+        return content
+
+    def metrics(self) -> dict[str, Any] | None:
+        """The run's ``metrics.json``; None where it has not been evaluated.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        if not self.file(self.METRICS).is_file():
+            return None
+        content = self._read_json(self.METRICS)
+        if not all(isinstance(content.get(direction), dict) for direction in DIRECTIONS):
+            raise CheckpointError(f"{self.file(self.METRICS)} is damaged: remove it, and run_eval.py writes it again")
         return content
 
     def _read_json(self, name: str) -> dict[str, Any]:

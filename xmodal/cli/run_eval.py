@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from xmodal.checkpoint import REFINED, RunFolder, to_json
+from xmodal.cli.card import write_card
 from xmodal.cli.common import (
     add_run_options,
     command_parser,
@@ -150,6 +151,8 @@ def run_eval(args: argparse.Namespace) -> int:
     if rank() == 0:
         write_pictures(args, run, pictures)
         run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
+        if _metrics_file(args) == RunFolder.METRICS:
+            write_card(run, model)
     return 0
 
 

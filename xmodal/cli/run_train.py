@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from xmodal.checkpoint import RunFolder, environment
+from xmodal.cli.card import write_card
 from xmodal.cli.common import (
     add_run_options,
     command_parser,
@@ -107,6 +108,8 @@ def train(args: argparse.Namespace) -> int:
         print(f"Model: {experiment.name}, {extent}, seed {seed}, {device}{together}")
         result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
                      display=display_for(sys.stdout))
+        if run is not None and rank() == 0 and result.signal is None:
+            write_card(run, model)
         wait_for_all()
     return _conclude(result, run, experiment.config.keep)
 
