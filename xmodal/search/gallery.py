@@ -34,12 +34,13 @@ class Neighbours(NamedTuple):
 
     ``scores`` (q, k) float32 cosines (less what hubs are favoured by, where the gallery corrects for that), −inf where
     an approximate gallery found fewer · ``rows`` (q, k) int64, −1 there · ``ids`` q lists of k names (row numbers as
-    texts, where the gallery has no ids).
+    texts, where the gallery has no ids) · ``captions`` q lists of k texts to show, "" where there are none.
     """
 
     scores: Tensor
     rows: Tensor
     ids: list[list[str]]
+    captions: list[list[str]]
 
 
 class Gallery:
@@ -100,9 +101,9 @@ class Gallery:
             DataError: nothing to search in, wrong shapes, ids that are not different, an unknown kind.
             NumericalError: embeddings that are not finite.
         """
-        _check_choice("gallery kind", kind, KINDS)
+        check_choice("gallery kind", kind, KINDS)
         if correction is not None:
-            _check_choice("correction", correction, CORRECTIONS)
+            check_choice("correction", correction, CORRECTIONS)
         if not 0 < recall <= 1:
             raise DataError(f"recall must be above 0 and at most 1, got {recall:g}")
         asked = None if queries is None else sampled([as_matrix(queries, "queries").float()], BANK)
@@ -111,14 +112,15 @@ class Gallery:
             if asked is None:
                 raise DataError(f"{correction} needs queries like those to come: give their embeddings")
             bank = make_view(asked, "queries").unit
-        blocks = _unit_blocks(embeddings, correction, bank)
+        blocks = unit_blocks(embeddings, correction, bank)
         file = None if path is None else Path(path) / f"vectors-{secrets.token_hex(4)}.npy"
         if file is None:
             parts = [_collected(blocks)]
         else:
             write_array(file, blocks)
             parts = [map_array(file)]
-        gallery = cls(parts, kind, ids=_names(ids, len(parts[0]), "ids"), captions=_texts(captions, len(parts[0])),
+        count = len(parts[0])
+        gallery = cls(parts, kind, ids=texts_of(ids, count, "ids"), captions=texts_of(captions, count, "captions"),
                       about=about, correction=correction, bank=bank)
         gallery._file = file
         gallery._refuse_repeated_ids()
@@ -191,7 +193,9 @@ class Gallery:
         else:
             found = self._propose(queries, k, allowed)
         scores = corrected_scores(found.scores) if self.correction else found.scores
-        return Neighbours(scores, found.rows, [[self.name(row) for row in rows] for rows in found.rows.tolist()])
+        rows = found.rows.tolist()
+        return Neighbours(scores, found.rows, [[self.name(row) for row in some] for some in rows],
+                          [[self.caption(row) for row in some] for some in rows])
 
     def _as_queries(self, vectors: Any) -> Tensor:
         """Checked queries of length one, in the space that is searched."""
@@ -255,14 +259,14 @@ class Gallery:
         if (ids is None) != (self.ids is None):
             raise DataError("the gallery's items have ids: give ids for new ones, too" if ids is None else
                             "the gallery's items have no ids: leave them out")
-        new = _names(ids, len(matrix), "ids")
+        new = texts_of(ids, len(matrix), "ids")
         if new is not None and self.ids is not None:
             taken = next((name for name in new if name in self._names_alive()), None)
             if taken is not None or len(set(new)) < len(new):
                 raise DataError(f"id {taken!r} is in the gallery already: remove it first" if taken is not None else
                                 "ids must be different")
-        texts = _texts(captions, len(matrix))
-        added = torch.cat(list(_unit_blocks(matrix, self.correction, self._bank))).to(self._parts[0].device)
+        texts = texts_of(captions, len(matrix), "captions")
+        added = torch.cat(list(unit_blocks(matrix, self.correction, self._bank))).to(self._parts[0].device)
         if self._index is not None:
             self._index.add(added)
         if self._gone is not None:
@@ -431,7 +435,7 @@ class Gallery:
 
 # -- blocks of embeddings --------------------------------------------------------------------------------------------
 
-def _unit_blocks(embeddings: Any, correction: str | None, bank: Tensor | None) -> Iterator[Tensor]:
+def unit_blocks(embeddings: Any, correction: str | None, bank: Tensor | None) -> Iterator[Tensor]:
     """Rows of length one, float32 on the CPU, a block at a time; with what corrects for hubs."""
     first, width = 0, None
     for block in _blocks(embeddings) if hasattr(embeddings, "shape") else embeddings:
@@ -466,7 +470,7 @@ def _collected(blocks: Iterable[Tensor]) -> Tensor:
 
 # -- texts and descriptions ------------------------------------------------------------------------------------------
 
-def _names(values: Sequence[str] | None, count: int, what: str) -> list[str] | None:
+def texts_of(values: Sequence[str] | None, count: int, what: str) -> list[str] | None:
     if values is None:
         return None
     if len(values) != count:
@@ -474,10 +478,6 @@ def _names(values: Sequence[str] | None, count: int, what: str) -> list[str] | N
     return [str(value) for value in values]
 
 
-def _texts(values: Sequence[str] | None, count: int) -> list[str] | None:
-    return _names(values, count, "captions")
-
-
-def _check_choice(what: str, value: str, known: Sequence[str]) -> None:
+def check_choice(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise DataError(f"{what} {value!r}: {did_you_mean(value, known)}")
