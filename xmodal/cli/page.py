@@ -76,7 +76,8 @@ def write_page(args: argparse.Namespace, run: RunFolder, model: Model | ClosedFo
         chance=chance_curves(split, z1, z2, ranks), pearson=pearson, canonical=canonical, log=read_run_log(run),
         closed_form=isinstance(model, ClosedForm), sheet=retrieval_sheet(shelf, z1, z2, ranks),
         planes=draw_planes(split, z1, z2), hubs=shown_hubs(shelf, z1, z2), config=about["config"],
-        data=data_facts(data, about), splits=[(one.name, len(one), len(one.view1), len(one.view2)) for one in data.splits()],
+        data=data_facts(data, about),
+        splits=[(one.name, len(one), len(one.view1), len(one.view2)) for one in data.splits()],
         environment=environment_facts(about, device, precision), commands=commands(args, run, about),
         source=run.file(RunFolder.EXPERIMENT).read_text(encoding="utf-8", errors="replace"),
         notes=_notes(split), blocks=further_blocks(args, metrics))
@@ -107,7 +108,8 @@ def draw_planes(split: PairSplit, z1: Tensor, z2: Tensor) -> list[tuple[str, str
     pairs = sample_pairs(split, PLANE_PAIRS)
     labels = item_labels(split)
     classes = None if labels is None else labels[0][pairs[:, 0]].numpy()
-    components = Scatter(plane.view1[pairs[:, 0]], plane.view2[pairs[:, 1]], JOINED, shares=plane.shares)
+    rows = pairs.numpy()    # a tensor of one number would be taken for a number
+    components = Scatter(plane.view1[rows[:, 0]], plane.view2[rows[:, 1]], JOINED, shares=plane.shares)
     lines = f"Lines join {min(JOINED, len(pairs)):,} of the pairs."
     drawn = [("Principal components", f"{lines} The percentages are shares of the variance.", components)]
     if classes is not None:
@@ -128,7 +130,7 @@ def map_pairs(z1: Tensor, z2: Tensor, pairs: Tensor, classes: np.ndarray | None)
     places = neighbour_map(torch.cat([z1.cpu()[items1], z2.cpu()[items2]]))
     if places is None:
         return None
-    return Scatter(places[at1], places[at2 + len(items1)], JOINED, classes)
+    return Scatter(places[at1.numpy()], places[at2.numpy() + len(items1)], JOINED, classes)
 
 
 def read_run_log(run: RunFolder) -> list[dict[str, Any]] | None:

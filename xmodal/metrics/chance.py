@@ -1,16 +1,16 @@
 """What somebody finds who draws from the gallery with closed eyes: the line that every recall is read against."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln
 from torch import Tensor
 
 from xmodal.errors import DataError
 
 
-def chance_recall(matches: Any, n_gallery: int, ks: Any) -> np.ndarray:
+def chance_recall(matches: Any, n_gallery: int, ks: Sequence[int] | np.ndarray) -> np.ndarray:
     """Percent of queries that find a match among ``k`` items drawn from the gallery, expected.
 
     A query with m matches misses them all with probability C(n − m, k) / C(n, k), so that 1:n pairs raise the line
@@ -30,10 +30,11 @@ def chance_recall(matches: Any, n_gallery: int, ks: Any) -> np.ndarray:
     counts = np.asarray(matches.cpu() if isinstance(matches, Tensor) else matches)
     if counts.ndim != 1 or not len(counts) or counts.min() < 1 or counts.max() > n_gallery:
         raise DataError(f"expected numbers of matches from 1 to {n_gallery}, one for each query")
-    m, queries = np.unique(counts, return_counts=True)
-    k = np.minimum(np.asarray(ks, dtype=np.float64), n_gallery)[:, None]
-    rest = n_gallery - m - k                      # items left when k are drawn and all m are missed
-    log_missed = (gammaln(n_gallery - m + 1.0) - gammaln(np.maximum(rest, 0.0) + 1.0)
-                  + gammaln(n_gallery - k + 1.0) - gammaln(n_gallery + 1.0))
-    missed = np.where(rest < 0, 0.0, np.exp(log_missed))
-    return 100.0 * (1.0 - np.clip(missed, 0.0, 1.0)) @ (queries / queries.sum())
+    m, queries = np.unique(counts.astype(np.int64), return_counts=True)
+    one_after_the_other = n_gallery - np.arange(m.max())     # C(n − m, k) / C(n, k) = Π over i < m of 1 − k / (n − i)
+    missed = np.empty((len(ks), len(m)))
+    for row, k in enumerate(ks):
+        with np.errstate(divide="ignore"):
+            logs = np.log1p(-np.minimum(k / one_after_the_other, 1.0))
+        missed[row] = np.exp(np.cumsum(logs)[m - 1])
+    return 100.0 * (1.0 - missed) @ (queries / queries.sum())

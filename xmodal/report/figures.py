@@ -194,10 +194,10 @@ def _lone(values: np.ndarray) -> dict[str, Any]:
 def correlation_bars(figure: Figure, pearson: np.ndarray, canonical: np.ndarray) -> None:
     """Correlation against the number of the dimension: of the stored ones, and of the canonical ones."""
     axes = figure.add_subplot()
-    for i, (values, name) in enumerate(((pearson, "embedding's own dimensions"), (canonical, "canonical dimensions"))):
-        edges = np.arange(len(values) + 1) + 0.5
-        axes.stairs(values, edges, color=COLOURS[i], linewidth=1.5 if i else 0.8, fill=i == 0, alpha=1.0 if i else 0.45,
-                    label=name)
+    axes.stairs(pearson, np.arange(len(pearson) + 1) + 0.5, fill=True, color=COLOURS[0], alpha=0.45,
+                label="embedding's own dimensions")
+    axes.stairs(canonical, np.arange(len(canonical) + 1) + 0.5, baseline=None, color=COLOURS[1],
+                linewidth=1.5 if len(canonical) <= 128 else 0.8, label="canonical dimensions")
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlim(0.5, max(len(pearson), len(canonical)) + 0.5)
     axes.set_ylim(min(0.0, float(pearson.min()), float(canonical.min())) * 1.05, 1.02)

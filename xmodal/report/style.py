@@ -31,9 +31,8 @@ nav a { text-decoration: none; display: inline-block; padding: .2rem 0; }
 nav a:hover { text-decoration: underline; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1px; margin: 1.4rem 0 0;
-  background: var(--line); border: 1px solid var(--line); }
-.cards div { background: var(--paper); padding: .7rem .9rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); margin: 1.4rem 1px 0 0; }
+.cards div { border: 1px solid var(--line); margin: 0 -1px -1px 0; padding: .7rem .9rem; }
 .cards dt { color: var(--muted); font-size: .86rem; }
 .cards dd { margin: 0; font-size: 1.45rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .cards dd small { display: block; }
@@ -45,6 +44,7 @@ th, td { padding: .32rem 1.1rem .32rem 0; text-align: left; vertical-align: base
 th { font-weight: 400; }
 thead th { color: var(--muted); font-size: .86rem; border-bottom: 1px solid var(--muted); vertical-align: bottom; }
 .numbers td, .numbers thead th + th { text-align: right; padding: .32rem 0 .32rem 1.4rem; white-space: nowrap; }
+.numbers thead th + th { white-space: normal; }
 .numbers td small { display: inline-block; }
 .facts th { color: var(--muted); white-space: nowrap; }
 .facts td { overflow-wrap: anywhere; min-width: 12rem; }
@@ -101,7 +101,7 @@ footer { margin-top: 3rem; color: var(--muted); font-size: .86rem; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   nav, details { display: none; }
   h2 { padding-top: 1.2rem; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, h2 + p { break-after: avoid; }
   figure, .query, .cards, tr, .item { break-inside: avoid; }
   .figures { grid-template-columns: 1fr 1fr; }
   .box, pre { overflow: visible; }

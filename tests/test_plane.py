@@ -1,0 +1,83 @@
+"""What a page of a run counts: chance by enumeration, components by SVD, correlations that add up to their totals."""
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from xmodal.errors import DataError
+from xmodal.metrics import canonical_correlation, sum_correlation
+from xmodal.metrics.chance import chance_recall
+from xmodal.metrics.correlation import canonical_correlations, dimension_correlations
+from xmodal.metrics.plane import neighbour_map, principal_plane
+
+
+def test_chance_is_the_share_of_all_draws_that_hold_a_match():
+    matches, n = [1, 1, 3], 7
+    for k in range(1, n + 1):
+        draws = list(combinations(range(n), k))
+        shares = [np.mean([any(item < m for item in draw) for draw in draws]) for m in matches]
+        assert chance_recall(matches, n, [k]) == pytest.approx([100 * np.mean(shares)], abs=1e-9)
+    assert chance_recall([1], 7, [25]) == pytest.approx([100.0])
+    assert chance_recall([1], 1, [1, 5]).tolist() == [100, 100]
+    assert chance_recall(torch.ones(9), 100_000, [1, 10]) == pytest.approx([0.001, 0.01], rel=1e-6)
+
+
+@pytest.mark.parametrize("matches", [[], [0], [8]])
+def test_chance_refuses_what_cannot_be(matches):
+    with pytest.raises(DataError, match="from 1 to 7"):
+        chance_recall(matches, 7, [1])
+
+
+def test_components_are_those_of_an_svd():
+    generator = torch.Generator().manual_seed(0)
+    z1 = torch.randn(30, 6, generator=generator) * torch.tensor([5.0, 3.0, 1, 1, 1, 1]) + 1
+    z2 = torch.randn(20, 6, generator=generator)
+    plane = principal_plane(z1, 1e20 * z2)
+    unit = torch.nn.functional.normalize(torch.cat([z1, z2]).double(), dim=1)
+    centred = unit - unit.mean(dim=0)
+    _, s, Vt = torch.linalg.svd(centred, full_matrices=False)
+    places = centred @ Vt[:2].T
+    drawn = np.concatenate((plane.view1, plane.view2))
+    np.testing.assert_allclose(np.abs(drawn), places.abs().numpy(), atol=1e-6)
+    assert plane.shares == pytest.approx((s[:2] ** 2 / (s ** 2).sum()).tolist(), rel=1e-5)
+
+
+def test_a_line_and_a_point_have_a_plane_too():
+    one = principal_plane(torch.tensor([[1.0], [-2.0]]), torch.tensor([[3.0]]))
+    assert one.view1.shape == (2, 2) and one.shares == (pytest.approx(1.0), 0.0) and not one.view1[:, 1].any()
+    same = principal_plane(torch.ones(3, 4), torch.ones(2, 4))
+    np.testing.assert_allclose(same.view1, 0, atol=1e-7)
+    assert max(same.shares) < 1e-6
+
+
+def test_a_map_keeps_clusters_and_is_the_same_again():
+    centres = torch.eye(3).repeat_interleave(12, dim=0)
+    z = centres + 0.05 * torch.randn(36, 3, generator=torch.Generator().manual_seed(1))
+    places = neighbour_map(z)
+    np.testing.assert_array_equal(places, neighbour_map(z))
+    distance = np.linalg.norm(places[:, None] - places[None], axis=2) + np.diag([np.inf] * 36)
+    assert (distance.argmin(axis=1) // 12 == np.arange(36) // 12).all()
+
+
+@pytest.mark.parametrize("z", [torch.ones(40, 3), torch.zeros(40, 3), torch.rand(19, 3), torch.rand(40, 1)])
+def test_nothing_to_map(z):
+    assert neighbour_map(z) is None
+
+
+def test_correlations_per_dimension_add_up_to_the_totals():
+    generator = torch.Generator().manual_seed(0)
+    fit1 = torch.randn(200, 40, generator=generator)
+    fit2 = fit1[:, :38] + torch.randn(200, 38, generator=generator)
+    fit1[:, 5] = fit1[:, 4]
+    z1, z2 = fit1[:50], fit2[:50]
+    canonical = canonical_correlations(z1, z2, (fit1, fit2))
+    assert canonical.shape == (38,) and float(canonical.sum()) == \
+        pytest.approx(canonical_correlation(z1, z2, (fit1, fit2)), abs=1e-12)
+    pairs = torch.tensor([[0, 1], [0, 2], [3, 4], [7, 7]])
+    per_dimension = dimension_correlations(z1[:, :38], z2, pairs)
+    expected = [np.corrcoef(z1[pairs[:, 0], i], z2[pairs[:, 1], i])[0, 1] for i in range(38)]
+    np.testing.assert_allclose(per_dimension, expected, atol=1e-6)
+    assert float(per_dimension.sum()) == pytest.approx(sum_correlation(z1[:, :38], z2, pairs), abs=1e-12)
