@@ -251,13 +251,17 @@ def test_a_collapsed_embedding_scores_chance_and_has_a_page(own_folder, correlat
     assert metrics["V1_to_V2"]["mean_rank"] == 30.5 and "Rank 30.5" in reader.text
 
 
-def test_a_log_that_is_missing_or_torn_costs_the_curves_only(evaluated, monkeypatch, tmp_path):
+@pytest.mark.parametrize("log", [None, "", "{]\n{}\n", '{"epoch": 1000000000000, "mrr_va": 0.5}\n', '{"epoch": 1}\n',
+                                 '{"epoch": 1, "mrr_va": null, "loss_tr": "x"}\n'])
+def test_a_log_that_is_missing_or_torn_costs_the_curves_only(evaluated, monkeypatch, tmp_path, log):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "digits_ccal_cont").mkdir(parents=True)
     run = tmp_path / "runs" / "digits_ccal_cont"
     for file in (evaluated / "runs/digits_ccal_cont").iterdir():
         (run / file.name).write_bytes(file.read_bytes())
-    (run / "log.jsonl").write_text("{]\n{}\n")
+    (run / "log.jsonl").unlink()
+    if log is not None:
+        (run / "log.jsonl").write_text(log)
     monkeypatch.setattr("xmodal.cli.page.MAP_PAIRS", 5)
     assert run_eval.main(["--model", MODEL, "--data", "digits", "--n_test", "30", "--html", "r.html"]) == 0
     assert "no curves" in check(Path("r.html").read_text(encoding="utf-8")).text

@@ -30,6 +30,7 @@ from xmodal.metrics.correlation import canonical_correlations, dimension_correla
 from xmodal.metrics.plane import neighbour_map, principal_plane
 from xmodal.metrics.views import check_pairs
 from xmodal.networks import Model
+from xmodal.report.curves import MOST_EPOCHS
 from xmodal.report.page import PageContent, Scatter, render
 from xmodal.report.text import baseline_line, group_block, hub_block, restoring_block, transfer_block
 
@@ -137,9 +138,10 @@ def read_run_log(run: RunFolder) -> list[dict[str, Any]] | None:
     """The lines of ``log.jsonl``; None where it is missing or damaged, which costs the page its curves only."""
     path = run.file(RunFolder.LOG)
     try:
-        return read_log(path) if path.is_file() else None
+        log = read_log(path) if path.is_file() else None
     except (DataError, OSError):
         return None
+    return log if log and all(0 <= line.get("epoch", 0) < MOST_EPOCHS for line in log) else None
 
 
 # -- words ---------------------------------------------------------------------------------------------------------

@@ -182,21 +182,31 @@ def _results(page: PageContent) -> Markup:
              _by_chance(page, k)] for k in ks]
     rows += [[name, *(_valued(page.metrics[d], key, digits) for d in DIRECTIONS), ""]
              for key, name, digits in _ROWS if key in page.metrics[DIRECTIONS[0]]]
-    rows += [[name, *(join([f"{page.metrics[d][key]:,}", Markup("<br>"), element("small")]) for d in DIRECTIONS), ""]
+    rows += [[name, *(_with_small(f"{page.metrics[d][key]:,}") for d in DIRECTIONS), ""]
              for key, name in (("n_queries", "Queries"), ("n_gallery", "Items in the gallery"),
                                ("tied_queries", "Queries with ties"))]
-    return join([table(["", *map(direction_name, DIRECTIONS), "chance"], rows, "Retrieval metrics of both directions"),
+    return join([table(["", *map(_column, DIRECTIONS), "chance"], rows, "Retrieval metrics of both directions"),
                  paragraph("In small figures: 95 % intervals, by bootstrap over the queries. Similarity is the cosine; "
                            "with several matches the best one counts; ties take the average rank, so that a collapsed "
                            "model scores chance.", class_="muted"),
                  *(element("pre", block) for block in page.blocks)])
 
 
+def _column(direction: str) -> str:
+    """A direction's name that folds at its arrow only."""
+    return direction_name(direction).replace("view ", "view\u00a0")
+
+
 def _valued(values: Mapping[str, Any], key: str, digits: int) -> Markup:
     if not math.isfinite(values[key]):
         return element("span", "undefined")
     interval = _interval(values, key, digits)
-    return join([f"{values[key]:.{digits}f}", Markup("<br>"), element("small", interval)])
+    return _with_small(f"{values[key]:.{digits}f}", interval)
+
+
+def _with_small(value: str, small: str = "") -> Markup:
+    """A value and what stands below it, on a wide screen beside it, where an empty place keeps others in line."""
+    return join([value, Markup("<br>" if small else ""), element("small", small)])
 
 
 def _interval(values: Mapping[str, Any], key: str, digits: int) -> str:
@@ -319,7 +329,7 @@ def _hubs(page: PageContent) -> Markup:
     drawn = draw("hubs", f"How often items are among the {k} nearest of a query", figures.hub_histogram,
                  {direction: page.hubs[direction].counts for direction in DIRECTIONS})
     parts = [element("div", figure(drawn, f"How many queries have an item of the gallery among their {k} nearest."),
-                     element("div", table(["", *map(direction_name, DIRECTIONS)], rows, "Hubs in both directions"),
+                     element("div", table(["", *map(_column, DIRECTIONS)], rows, "Hubs in both directions"),
                              paragraph("A hub is an item that turns up for far too many queries. A skewness of 0 or "
                                        "less says that there are none, one above about 1.4 that they are strong "
                                        "(Radovanović et al. 2010).", class_="muted")), class_="figures")]

@@ -19,7 +19,7 @@ p { margin: 0 0 .8rem; max-width: 46rem; }
 a { color: var(--accent); }
 code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .86em; }
 pre code { font-size: 1em; }
-pre { margin: 0; padding: .8rem 1rem; background: var(--panel); overflow-x: auto; line-height: 1.45; }
+pre { margin: 0 0 1rem; padding: .8rem 1rem; background: var(--panel); overflow-x: auto; line-height: 1.45; }
 small, figcaption, .muted { color: var(--muted); font-size: .86rem; }
 .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .notice { border-left: 4px solid var(--warm); background: var(--panel); padding: .6rem 1rem; }
@@ -46,8 +46,9 @@ thead th { color: var(--muted); font-size: .86rem; border-bottom: 1px solid var(
 .numbers td, .numbers thead th + th { text-align: right; padding: .32rem 0 .32rem 1.4rem; white-space: nowrap; }
 .numbers thead th + th { white-space: normal; }
 .numbers td small { display: inline-block; }
+.numbers tbody th { min-width: 6.5rem; }
 .facts th { color: var(--muted); white-space: nowrap; }
-.facts td { overflow-wrap: anywhere; min-width: 12rem; }
+.facts td { overflow-wrap: anywhere; min-width: 11rem; }
 
 .settings { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr)); gap: 0 2rem;
   margin: 0 0 1rem; }
@@ -91,6 +92,11 @@ footer { margin-top: 3rem; color: var(--muted); font-size: .86rem; }
   .numbers td small { margin-left: .8rem; min-width: 8.6em; }
 }
 @media (max-width: 30rem) {
+  table { font-size: .92rem; }
+  .facts th { white-space: normal; min-width: 6rem; }
+  .numbers small { font-size: .76rem; }
+  .numbers tbody th { min-width: 4.6rem; }
+  .numbers td, .numbers thead th + th { padding-left: .7rem; }
   .items.near:not(.texts) { gap: .2rem; }
   .item { padding: .15rem; }
   .near .item { font-size: .72rem; }
@@ -102,7 +108,8 @@ footer { margin-top: 3rem; color: var(--muted); font-size: .86rem; }
   nav, details { display: none; }
   h2 { padding-top: 1.2rem; }
   h2, h3, h2 + p { break-after: avoid; }
-  figure, .query, .cards, tr, .item { break-inside: avoid; }
+  p, figure, .query, .cards, tr, .item { break-inside: avoid; }
+  .texts.near { grid-template-columns: repeat(5, minmax(0, 1fr)); flex-basis: 100%; }
   .figures { grid-template-columns: 1fr 1fr; }
   .box, pre { overflow: visible; }
   pre { white-space: pre-wrap; }
