@@ -38,15 +38,8 @@ from xmodal.data.audio_score.engrave import (
     read_music,
     simplify,
 )
-from xmodal.data.audio_score.sound import (
-    FFT,
-    FRAMES_PER_SECOND,
-    LEAD_IN,
-    SAMPLE_RATE,
-    filterbank,
-    spectrogram,
-    synthesise,
-)
+from xmodal.data.audio_score.sound import LEAD_IN, synthesise
+from xmodal.features.sounds import FFT, FRAMES_PER_SECOND, SAMPLE_RATE, filterbank, spectrogram
 
 for package in ("verovio", "resvg_py", "PIL", "music21", "pretty_midi", "tinysoundfont"):
     pytest.importorskip(package)

@@ -23,8 +23,8 @@ from xmodal.data import read_h5
 from xmodal.data.audio_score import engrave, making, prepare
 from xmodal.data.audio_score.corpus import Piece, find_pieces, read_piece
 from xmodal.data.audio_score.cut import Cut, perform
-from xmodal.data.audio_score.sound import SAMPLE_RATE, spectrogram
 from xmodal.errors import DataError
+from xmodal.features.sounds import SAMPLE_RATE, spectrogram
 
 for package in ("verovio", "resvg_py", "PIL", "music21", "pretty_midi", "tinysoundfont"):
     pytest.importorskip(package)

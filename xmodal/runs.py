@@ -28,6 +28,7 @@ class TrainedRun:
         model: with its weights, on ``device``.
         header: what the weights' file says about them.
         device: where the model is.
+        weights: the file of its weights in the folder.
         view_shapes: shapes of one item of view 1 and of view 2.
     """
 
@@ -36,6 +37,7 @@ class TrainedRun:
     model: Model | ClosedForm
     header: dict[str, str]
     device: torch.device
+    weights: str
     view_shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     @property
@@ -98,7 +100,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", weights: s
         raise CheckpointError(f"{run.file(RunFolder.CONFIG)} lacks data.view1_shape or data.view2_shape: it is damaged")
     view1_shape, view2_shape = (tuple(shape) for shape in shapes)
     model, header = _restored(run, about, view1_shape, view2_shape, weights, torch.device(device))
-    return TrainedRun(run, about, model, header, torch.device(device), (view1_shape, view2_shape))
+    return TrainedRun(run, about, model, header, torch.device(device), weights, (view1_shape, view2_shape))
 
 
 def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device

@@ -71,7 +71,8 @@ class MilvusGallery:
     @classmethod
     def build(cls, embeddings: Any, ids: Sequence[str] | None = None, *, uri: str,
               captions: Sequence[str] | None = None, collection: str = COLLECTION, queries: Any = None,
-              correction: str | None = None, about: Mapping[str, Any] | None = None, token: str = "", timeout: float = TIMEOUT) -> MilvusGallery:
+              correction: str | None = None, about: Mapping[str, Any] | None = None, token: str = "",
+              timeout: float = TIMEOUT) -> MilvusGallery:
         """Writes embeddings to a collection, in place of what had its name.
 
         Args:

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from xmodal.data.audio_score.engrave import Score, UnsuitableError
-from xmodal.data.audio_score.sound import FRAMES_PER_SECOND, LEAD_IN, SAMPLE_RATE, spectrogram, synthesise
+from xmodal.data.audio_score.sound import LEAD_IN, synthesise
+from xmodal.features.sounds import FRAMES_PER_SECOND, SAMPLE_RATE, spectrogram
 
 SNIPPET = (80, 100)  #: rows and columns of a snippet
 FRAMES = 42  #: of an excerpt, which is centred on frame 21

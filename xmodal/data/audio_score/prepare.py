@@ -5,6 +5,7 @@ with CCA projections and pairwise ranking loss. International Journal of Multime
 """
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -14,15 +15,15 @@ from scipy.io import wavfile
 
 from xmodal.atomic import replacing
 from xmodal.data.audio_score.corpus import RightsReservedError, find_pieces
-from xmodal.data.audio_score.cut import STEP, perform, wave_excerpt
+from xmodal.data.audio_score.cut import FRAMES, STEP, perform, wave_excerpt
 from xmodal.data.audio_score.engrave import UnsuitableError
 from xmodal.data.audio_score.making import VERSION, PairMaker, drawing_rng, drawn_score, read_score, versions
 from xmodal.data.audio_score.packages import check_installed
 from xmodal.data.audio_score.published import from_published
-from xmodal.data.audio_score.sound import SAMPLE_RATE
 from xmodal.data.fetch import Say
 from xmodal.data.files import write_arrays
 from xmodal.errors import DataError, did_you_mean, one_line
+from xmodal.features.sounds import SAMPLE_RATE, Spectrograms
 
 PAIRS = 13_000
 SEED = 23
@@ -71,7 +72,8 @@ def prepare(path: Path, *, say: Say = print, source: Path | None = None, pairs: 
     maker.run(pieces, say)
     about = {"name": "audio_score", "version": VERSION, "split_seed": seed, "source": _source(corpus),
              "licence": _LICENCE, "note": maker.note(), "rising2": True}
-    write_arrays(path, maker.arrays(), about, scale={"view1": 1 / 255, "view2": STEP}, compress=True)
+    write_arrays(path, maker.arrays(), about, scale={"view1": 1 / 255, "view2": STEP}, compress=True,
+                 encoders={"view2": json.dumps(Spectrograms(FRAMES).state())})
     shutil.rmtree(work)
 
 

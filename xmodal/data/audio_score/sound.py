@@ -1,21 +1,15 @@
-"""From notes to sound and to spectrograms, by the numbers of the published audio–score data."""
+"""From notes to sound, by the numbers of the published audio–score data."""
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
 
 from xmodal.data.audio_score.packages import folder_of, required
+from xmodal.features.sounds import SAMPLE_RATE
 
-SAMPLE_RATE = 22_050
-FRAMES_PER_SECOND = 20
-FFT = 2048
-BANDS_PER_OCTAVE = 16
 #: Silence before the first note, so that an excerpt around it is whole.
 LEAD_IN = 1.2
-_REFERENCE = 440.0
-_LOWEST, _HIGHEST = 30.0, 6000.0
 _TAIL = 1.2
 
 
@@ -64,35 +58,3 @@ def _load(synth: object) -> int:
 def _generate(synth: object, samples: int) -> np.ndarray:
     stereo = np.frombuffer(synth.generate(samples), dtype=np.float32)  # type: ignore[attr-defined]
     return stereo.reshape(-1, 2).mean(axis=1)
-
-
-@functools.cache
-def filterbank() -> np.ndarray:
-    """(1025, 92) float32: triangles of area 1 over the FFT's bins, 16 an octave from 30 to 6,000 Hz, tuned to 440 Hz.
-
-    Low bands that would share a bin are merged, which is why there are 92.
-    """
-    low = np.floor(np.log2(_LOWEST / _REFERENCE) * BANDS_PER_OCTAVE)
-    high = np.ceil(np.log2(_HIGHEST / _REFERENCE) * BANDS_PER_OCTAVE)
-    centres = _REFERENCE * 2 ** (np.arange(low, high) / BANDS_PER_OCTAVE)
-    centres = centres[(centres >= _LOWEST) & (centres <= _HIGHEST)]
-    bins = np.unique(np.round(centres * FFT / SAMPLE_RATE).astype(int))
-    bank = np.zeros((FFT // 2 + 1, len(bins) - 2), dtype=np.float32)
-    for band, (start, centre, stop) in enumerate(zip(bins, bins[1:], bins[2:], strict=False)):
-        bank[start:centre, band] = np.linspace(0, 1, centre - start, endpoint=False)
-        bank[centre:stop, band] = np.linspace(1, 0, stop - centre, endpoint=False)
-    return bank / bank.sum(axis=0)
-
-
-def spectrogram(wave: np.ndarray) -> np.ndarray:
-    """(bands, frames) float32 of a wave (samples,): ``log10(1 + x)`` of filtered magnitudes.
-
-    Frame ``i`` is centred at ``i / 20`` seconds. Magnitudes are those of 2,048 samples under a Hann window.
-    """
-    frames = int(len(wave) / SAMPLE_RATE * FRAMES_PER_SECOND) + 1
-    padded = np.pad(wave, FFT // 2)
-    starts = np.round(np.arange(frames) * SAMPLE_RATE / FRAMES_PER_SECOND).astype(int)
-    starts = starts[starts + FFT <= len(padded)]
-    windows = padded[starts[:, None] + np.arange(FFT)] * np.hanning(FFT).astype(np.float32)
-    magnitudes = np.abs(np.fft.rfft(windows, axis=1)).astype(np.float32)
-    return np.log10(1 + magnitudes @ filterbank()).T
