@@ -285,7 +285,7 @@ def test_damaged_recordings_are_told(content):
 
 
 def test_an_encoder_that_is_code_is_not_run_unasked(halves, tmp_path, capsys):
-    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('ran').write_text('')\ndef make():\n    return None\n")
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('ran').touch()\ndef make():\n    return None\n")
     data = load_data(str(halves.parent / "halves.h5"))
     state = json.dumps({"kind": "joined", "parts": [{"kind": "named", "name": "evil:make"}]})
     reader = QueryReader(dataclasses.replace(data, encoder2=state), 2)

@@ -36,6 +36,7 @@ class QueryReader:
         run_code: whether an encoder may be made by calling a function that the data file names (``MODULE:FUNCTION``).
 
     Attributes:
+        drawn: channels, height and width, where the view's items are pictures themselves; None elsewhere.
         reads: what can be read: some of ``text``, ``picture``, ``sound``, and always ``numbers``.
     """
 
@@ -46,13 +47,13 @@ class QueryReader:
         self._state = _encoder_state(data, view)
         self._run_code = run_code
         self._encoder: Any = None
-        self._drawn = _drawn_shape(data, view) if not self._state else None
+        self.drawn = _drawn_shape(data, view) if not self._state else None
         self._light_on_dark: bool | None = None
         self._some = data.train.view1 if view == 1 else data.train.view2
         kind = self._state.get("kind")
         self.reads = {"numbers"} | {name for name, kinds in (("text", _TEXTS), ("picture", _PICTURES),
                                                              ("sound", _SOUNDS)) if kind in kinds}
-        if self._drawn is not None:
+        if self.drawn is not None:
             self.reads.add("picture")
 
     def text(self, text: str) -> Tensor:
@@ -75,7 +76,7 @@ class QueryReader:
             DataError: no picture, or the view reads none.
         """
         self._refuse("picture")
-        encoder = None if self._drawn is not None else self._made("picture", image_encoder)
+        encoder = None if self.drawn is not None else self._made("picture", image_encoder)
         try:
             read = read_picture(source, _DRAWN, "pad") if encoder is None else read_picture(source, encoder.size)
         except UnusablePictureError as error:
@@ -140,7 +141,7 @@ class QueryReader:
 
     def _small(self, pixels: Tensor) -> Tensor:
         """A picture (3, s, s) from 0 to 1, padded to a square with white, in the form of the view's items."""
-        channels, height, width = self._drawn or (3, 1, 1)
+        channels, height, width = self.drawn or (3, 1, 1)
         side = pixels.shape[1]
         tall, wide = (side, round(side * width / height)) if height >= width else (round(side * height / width), side)
         top, left = (side - tall) // 2, (side - wide) // 2
