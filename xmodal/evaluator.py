@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import h5py
 import numpy as np
@@ -20,6 +20,7 @@ from xmodal.errors import DataError
 from xmodal.linear import LinearCCA
 from xmodal.metrics import (
     DIRECTIONS,
+    Ranks,
     bootstrap_interval,
     canonical_correlation,
     group_retrieval,
@@ -147,20 +148,43 @@ def evaluate(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
     Raises:
         NumericalError: an embedding is not finite; names view and rows.
     """
+    embedded = embed_split(model, data, split, n_test=n_test, device=device, precision=precision)
+    return metrics_of(embedded, intervals=intervals, seed=seed)
+
+
+class EmbeddedSplit(NamedTuple):
+    """What an evaluation is made of: a split, its items embedded (n1, d) and (n2, d), the ranks of both directions, and
+    the moments of the embedded training pairs."""
+
+    split: PairSplit
+    z1: Tensor
+    z2: Tensor
+    ranks: Ranks
+    fit: Moments
+
+
+def embed_split(model: TwoViewModel, data: PairedData, split: str = "test", *, n_test: int | None = None,
+                device: str | torch.device = "cpu", precision: str = "float32") -> EmbeddedSplit:
+    """The slow half of :func:`evaluate`, whose arguments it has."""
     chosen = _chosen(data, split, n_test)
     z1, z2 = embed(model, chosen, device=device, precision=precision)
-    labels1, labels2 = chosen.labels, _partner_labels(chosen)
     ranks = retrieval_ranks(z1, z2, chosen.pairs, shared=True)
-    report: dict[str, Any] = retrieval_metrics(z1, z2, chosen.pairs, labels1=labels1, labels2=labels2, ranks=ranks)
+    return EmbeddedSplit(chosen, z1, z2, ranks, embedded_moments(model, data.train, device=device, precision=precision))
+
+
+def metrics_of(embedded: EmbeddedSplit, *, intervals: bool = False, seed: int = 0) -> dict[str, Any]:
+    """The other half: what :func:`evaluate` returns."""
+    chosen, z1, z2, ranks, fit = embedded
+    report: dict[str, Any] = retrieval_metrics(z1, z2, chosen.pairs, labels1=chosen.labels,
+                                               labels2=_partner_labels(chosen), ranks=ranks)
     if intervals:
         for direction in DIRECTIONS:
             report[direction]["intervals"] = {key: bootstrap_interval(getattr(ranks, direction), key, seed=seed)[1:]
                                               for key in WITH_INTERVAL}
-    fit = embedded_moments(model, data.train, device=device, precision=precision)
     return {**report,
             "sum_correlation": sum_correlation(z1, z2, chosen.pairs),
             "canonical_correlation": canonical_correlation(z1, z2, fit, chosen.pairs),
-            "dim": z1.shape[1], "split": split, "n_pairs": len(chosen)}
+            "dim": z1.shape[1], "split": chosen.name, "n_pairs": len(chosen)}
 
 
 def _chosen(data: PairedData, split: str, n_test: int | None) -> PairSplit:

@@ -20,11 +20,10 @@ from xmodal.cli.plot_log import read_log
 from xmodal.config import load_experiment
 from xmodal.data import PairedData, PairSplit
 from xmodal.data.sets import DATA_SETS
-from xmodal.distributed import rank
 from xmodal.errors import DataError
-from xmodal.evaluator import embed, embedded_moments
+from xmodal.evaluator import EmbeddedSplit
 from xmodal.linear import ClosedForm
-from xmodal.metrics import DIRECTIONS, Ranks, retrieval_ranks
+from xmodal.metrics import DIRECTIONS, Ranks
 from xmodal.metrics.chance import chance_recall
 from xmodal.metrics.correlation import canonical_correlations, dimension_correlations
 from xmodal.metrics.plane import neighbour_map, principal_plane
@@ -58,14 +57,10 @@ def check_html(args: argparse.Namespace) -> None:
 
 
 def write_page(args: argparse.Namespace, run: RunFolder, model: Model | ClosedForm, data: PairedData,
-               split: PairSplit, metrics: Mapping[str, Any], about: Mapping[str, Any], device: torch.device,
+               embedded: EmbeddedSplit, metrics: Mapping[str, Any], about: Mapping[str, Any], device: torch.device,
                precision: str) -> None:
-    """Writes the page to ``args.html``, whole or not at all, and says so. Several processes share the work."""
-    z1, z2 = embed(model, split, device=device, precision=precision)
-    ranks = retrieval_ranks(z1, z2, split.pairs, shared=True)
-    fit = embedded_moments(model, data.train, device=device, precision=precision)
-    if rank() > 0:
-        return
+    """Writes the page to ``args.html``, whole or not at all, and says so."""
+    split, z1, z2, ranks, fit = embedded
     pearson = dimension_correlations(z1, z2, split.pairs).numpy()
     canonical = canonical_correlations(z1, z2, fit, split.pairs).numpy()
     shelf = Shelf(data, split)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from xmodal.checkpoint import REFINED, RunFolder, to_json
 from xmodal.cli.card import write_card
@@ -43,9 +43,11 @@ from xmodal.errors import DataError
 from xmodal.evaluator import (
     check_groups,
     check_transfer,
+    embed_split,
     evaluate,
     find_hubs,
     linear_cca_baseline,
+    metrics_of,
     restoring_errors,
     retrieve_groups,
     tower_precision,
@@ -106,13 +108,14 @@ def run_eval(args: argparse.Namespace) -> int:
     check_restores(args, model)
     precision = about["config"].get("precision", "float32")
     intervals = args.ci or args.html is not None
-    options: dict[str, Any] = {"split": args.split, "n_test": args.n_test, "intervals": intervals, "seed": args.seed}
-    metrics = evaluate(model, data, device=device, precision=precision, **options)
+    embedded = embed_split(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    metrics = metrics_of(embedded, intervals=intervals, seed=args.seed)
     metrics |= {"experiment": about.get("experiment"), "tag": about.get("tag"), "seed": about["seed"],
                 "data": data.name, "fingerprint": data.fingerprint, "synthetic": data.synthetic,
                 "weights": {"file": REFINED if args.estimate_UV else RunFolder.WEIGHTS, **header}}
     if args.linear_cca:
-        metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, **options)
+        metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, args.split,
+                                         n_test=args.n_test, intervals=intervals, seed=args.seed)
     if args.transfer:
         metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
     if args.hubness:
@@ -146,9 +149,9 @@ def run_eval(args: argparse.Namespace) -> int:
             print(restoring_block(metrics["reconstruction"]))
         if args.embeddings is not None:
             print(f"embeddings of all {args.split} items in {args.embeddings}")
-    if args.html is not None:
-        write_page(args, run, model, data, counted, metrics, about, device, precision)
     if rank() == 0:
+        if args.html is not None:
+            write_page(args, run, model, data, embedded, metrics, about, device, precision)
         write_pictures(args, run, pictures)
         run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
         if _metrics_file(args) == RunFolder.METRICS:
