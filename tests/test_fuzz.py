@@ -16,7 +16,8 @@ from benchmarks.fuzz.__main__ import TARGETS  # noqa: E402
 from benchmarks.fuzz.harness import REFUSED, SUCCESS, WrongError, answer, canary, run_case  # noqa: E402
 from benchmarks.fuzz.mutations import Malicious  # noqa: E402
 
-CASES = {"hdf5": 60, "npz": 150, "run_folder": 60, "logs": 60, "model_files": 150, "command_lines": 60, "captions": 100}
+CASES = {"hdf5": 60, "npz": 150, "run_folder": 60, "logs": 60, "model_files": 150, "command_lines": 60, "captions": 100,
+         "galleries": 60, "readers": 150}
 
 
 @pytest.mark.parametrize("target", TARGETS)

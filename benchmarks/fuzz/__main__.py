@@ -25,13 +25,14 @@ import torch
 
 from benchmarks.fuzz.arrays import hdf5, npz
 from benchmarks.fuzz.commands import captions, command_lines
+from benchmarks.fuzz.galleries import galleries, readers
 from benchmarks.fuzz.harness import Case, run_case, run_target
 from benchmarks.fuzz.runs import logs, run_folder
 from benchmarks.fuzz.sources import model_files
 
 TARGETS: dict[str, Callable[[Path], Case]] = {
     "hdf5": hdf5, "npz": npz, "run_folder": run_folder, "logs": logs, "model_files": model_files,
-    "command_lines": command_lines, "captions": captions}
+    "command_lines": command_lines, "captions": captions, "galleries": galleries, "readers": readers}
 RESULTS = Path(__file__).parents[1] / "results" / "fuzz.json"
 
 

@@ -62,7 +62,7 @@ class Lookup:
         """The gallery of a view: the one in use, or else an exact one of the split's items, in memory."""
         if view not in self._galleries:
             self._galleries[view] = Gallery.build(self.embedded(view), self.names(view), captions=self.captions(view),
-                                                  about=self.about(view))
+                                                  about=self.about(view)).to(self.run.device)
         return self._galleries[view]
 
     @property

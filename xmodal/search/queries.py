@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn.functional import interpolate
 from xmodal.data import PairedData
 from xmodal.data.pairs import as_view
 from xmodal.data.streamed import StreamedView
-from xmodal.errors import DataError
+from xmodal.errors import DataError, one_line
 from xmodal.features.images import image_encoder
 from xmodal.features.pictures import SUFFIXES, UnusablePictureError, read_picture
 from xmodal.features.sounds import read_wave, sound_encoder
@@ -64,7 +65,7 @@ class QueryReader:
         """
         if not text.strip():
             raise DataError("the query is empty")
-        return self._checked(torch.from_numpy(np.asarray(self._made("text", text_encoder)([text]))))
+        return self._checked(self._encoded("text", text_encoder, [text]))
 
     def picture(self, source: Path | bytes) -> Tensor:
         """A PNG, JPEG or WebP file, or its content, as an item (1, *shape).
@@ -82,7 +83,9 @@ class QueryReader:
         except UnusablePictureError as error:
             raise DataError(f"{'the picture' if isinstance(source, bytes) else source}: {error}") from error
         pixels = torch.from_numpy(read.pixels)
-        return self._checked(self._small(pixels.float() / 255) if encoder is None else encoder(pixels[None]))
+        if encoder is None:
+            return self._checked(self._small(pixels.float() / 255))
+        return self._checked(self._encoded("picture", image_encoder, pixels[None]))
 
     def sound(self, source: Path | bytes, at: float | None = None) -> Tensor:
         """A WAV file, or its content, as an item (1, *shape): the excerpt ``at`` so many seconds, or in its middle.
@@ -91,8 +94,7 @@ class QueryReader:
             DataError: no recording, or the view reads none.
         """
         self._refuse("sound")
-        wave = read_wave(source)
-        return self._checked(torch.from_numpy(self._made("sound", sound_encoder)(wave, at))[None])
+        return self._checked(self._encoded("sound", sound_encoder, read_wave(source), at)[None])
 
     def numbers(self, values: Any) -> Tensor:
         """Items of the view as they are, (n, *shape) or one of them, flat or not.
@@ -124,13 +126,26 @@ class QueryReader:
             if function and not self._run_code:
                 raise DataError(f"the encoder of {self.name} calls {function}, which the data file names: --run_code "
                                 "allows it, if you trust the file")
-            try:
+            with self._blamed():
                 self._encoder = make(self._state)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                if isinstance(error, DataError):
-                    raise
-                raise DataError(f"the stored encoder of {self.name} is damaged; prepare the data again") from error
         return self._encoder
+
+    def _encoded(self, what: str, make: Callable[[Mapping[str, Any]], Any], *given: Any) -> Tensor:
+        """What the encoder makes of what is given."""
+        encoder = self._made(what, make)
+        with self._blamed():
+            return torch.as_tensor(encoder(*given))
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Whatever goes wrong inside is the stored encoder's fault: its state may hold anything."""
+        try:
+            yield
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:
+            raise DataError(f"the stored encoder of {self.name} is damaged ({one_line(error)[:100]}); prepare the data "
+                            "again") from error
 
     def _checked(self, items: Tensor) -> Tensor:
         items = items.to(torch.float32)
@@ -174,8 +189,8 @@ def read_numbers(path: Path) -> np.ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} can't be read as .npy: {str(error).splitlines()[0][:200]}") from error
+    except Exception as error:  # damaged headers make NumPy raise nearly anything
+        raise DataError(f"{path} can't be read as .npy: {one_line(error)[:200]}") from error
     if array.size > _MOST_VALUES:
         raise DataError(f"{path} has {array.size:,} values, more than {_MOST_VALUES:,}: give a row, {path}:ROW")
     return np.asarray(array)

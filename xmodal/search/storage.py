@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,37 +19,46 @@ from xmodal.search.indexes import KINDS
 FORMAT = 1
 DESCRIPTION = "gallery.json"
 #: A .npy header of version 1.0: magic, version and length in 10 bytes, then text up to byte 128.
-_HEADER = 128
+HEADER = 128
+
+
+def _header(count: int, width: int) -> bytes:
+    """How a ``.npy`` file of (count, width) float32 begins, in the fixed length of ``HEADER`` bytes."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {width}), }}"
+    return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + f"{text:<{HEADER - 11}}\n".encode()
 
 
 def write_array(path: Path, blocks: Iterable[Tensor]) -> None:
-    """Blocks of rows float32 one after the other as a .npy file of version 1.0, whose header is written last."""
+    """Blocks of rows float32, one after the other, as a ``.npy`` file whose header is written last."""
     with replacing(path) as beside, beside.open("wb") as file:
         count, width = 0, 0
-        file.write(bytes(_HEADER))
+        file.write(bytes(HEADER))
         for block in blocks:
             count, width = count + len(block), block.shape[1]
             file.write(np.ascontiguousarray(block.cpu().numpy(), dtype="<f4").data)
         if not count:
             raise DataError("no embeddings: there is nothing to search in")
-        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {width}), }}"
         file.seek(0)
-        file.write(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + f"{header:<117}\n".encode())
+        file.write(_header(count, width))
 
 
 def map_array(path: Path) -> Tensor:
-    """The (n, d) float32 array of a .npy file, memory-mapped; what is written to it stays in memory.
+    """The (n, d) float32 array that :func:`write_array` wrote, memory-mapped; what is written to it stays in memory.
 
     Raises:
         CheckpointError: it is missing or damaged.
     """
     try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path} is missing or damaged ({one_line(error)}): build the gallery again") from error
-    if array.ndim != 2 or array.dtype != np.float32 or 0 in array.shape:
-        raise CheckpointError(f"{path} holds {array.dtype} of shape {array.shape}, no vectors: build the gallery again")
-    return torch.from_numpy(array)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = file.read(HEADER)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read ({one_line(error)}): build the gallery again") from error
+    found = re.search(rb"'shape': \((\d{1,15}), (\d{1,15})\)", header)
+    count, width = (int(found[1]), int(found[2])) if found else (0, 0)
+    if header != _header(count, width) or size != HEADER + 4 * count * width or not size > HEADER:
+        raise CheckpointError(f"{path} is damaged: build the gallery again")
+    return torch.from_numpy(np.memmap(path, "<f4", "c", offset=HEADER, shape=(count, width)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,13 +78,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     said = read_json(folder / DESCRIPTION)
     if said.get("format") != FORMAT:
         raise CheckpointError(f"{folder / DESCRIPTION} has format {said.get('format')!r}, this version reads {FORMAT}")
-    files, kind = said.get("files"), said.get("kind")
-    good = (isinstance(files, dict) and "vectors" in files and kind in KINDS and (kind == "exact") != ("index" in files)
-            and all(isinstance(name, str) and Path(name).name == name for name in files.values())
-            and all(type(said.get(key)) is int for key in ("items", "dim", *(("effort", "shortlist") if "index" in files
-                                                                            else ())))
+    files, indexed, corrected = said.get("files"), said.get("kind") != "exact", said.get("correction") is not None
+    numbers = ("items", "dim", *(("effort", "shortlist") if indexed else ()))
+    good = (said.get("kind") in KINDS and said.get("correction") in (None, *CORRECTIONS)
+            and isinstance(files, dict) and all(isinstance(name, str) and Path(name).name == name
+                                                for name in files.values())
+            and files.keys() - {"texts"} == {"vectors", *["index"] * indexed, *["bank"] * corrected}
+            and all(type(said.get(key)) is int and 0 <= said[key] < 2**31 for key in numbers)
             and isinstance(said.get("recall_at_10"), int | float) and isinstance(said.get("about"), dict)
-            and said.get("correction") in (None, *CORRECTIONS) and ("bank" in files) == bool(said.get("correction")))
+            and isinstance(said.get("recall_measured_with"), str))
     if not good:
         raise CheckpointError(f"{folder / DESCRIPTION} is damaged: build the gallery again")
     return said
