@@ -41,6 +41,7 @@ class RunFolder:
     LOG = "log.jsonl"  # a line per epoch
     METRICS = "metrics.json"  # of all test pairs
     CARD = "card.md"  # what all of this is, for people
+    EVENTS = "tensorboard"  # a folder: the log as events, where they were asked for
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -85,6 +86,7 @@ class RunFolder:
             for name in (self.CONFIG, self.EXPERIMENT, self.WEIGHTS, self.RESUME, self.LOG):
                 self.file(name).unlink(missing_ok=True)
             self.clear_results()
+            self.clear_events()
             self.clear_temporary_files()
         with replacing(self.file(self.EXPERIMENT)) as path:
             path.write_text(source, encoding="utf-8")
@@ -93,6 +95,11 @@ class RunFolder:
     def clear_results(self) -> None:
         """Removes what further training makes untrue: metrics, a re-estimated projection, the card."""
         for old in (*self.path.glob("metrics*.json"), self.file(REFINED), self.file(self.CARD)):
+            old.unlink(missing_ok=True)
+
+    def clear_events(self) -> None:
+        """Removes what was written for TensorBoard; of what else is in that folder, nothing."""
+        for old in self.file(self.EVENTS).glob("events.out.tfevents.*"):
             old.unlink(missing_ok=True)
 
     def clear_temporary_files(self) -> None:

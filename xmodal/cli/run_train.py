@@ -32,6 +32,7 @@ from xmodal.cli.common import (
     seed_number,
 )
 from xmodal.cli.display import display_for
+from xmodal.cli.tensorboard import TensorBoardDisplay, require_tensorboard
 from xmodal.config import Experiment, load_experiment, parse_override
 from xmodal.data import PairedData, load_data
 from xmodal.distributed import rank, size, wait_for_all
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     parser.add_argument("--show_architecture", action="store_true", help="print model and objective before training")
     parser.add_argument("--no_dump", action="store_true", help="keep nothing: no run folder is made")
+    parser.add_argument("--tensorboard", action="store_true", help="also write tensorboard/ in the run folder")
     parser.add_argument("--stream", action="store_true", help="read batches from the file instead of loading it")
     args = parser.parse_args(argv)
     return run_command(lambda: train(args), args.debug, together=True)
@@ -60,9 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """One training, from options to run folder; returns the exit code."""
-    for one, other in (("no_dump", "resume"), ("no_dump", "overwrite"), ("resume", "overwrite")):
+    for one, other in (("no_dump", "resume"), ("no_dump", "overwrite"), ("no_dump", "tensorboard"),
+                       ("resume", "overwrite")):
         if getattr(args, one) and getattr(args, other):
             raise ExperimentError(f"--{one} and --{other} contradict each other: leave one out")
+    if args.tensorboard:
+        require_tensorboard()  # before data are read
     run = None if args.no_dump else run_folder(args)
     resume = args.resume and run is not None and run.exists
     overrides = _overrides(args)
@@ -106,8 +111,11 @@ def train(args: argparse.Namespace) -> int:
         if rank() > 0:
             torch.manual_seed(seed + rank())  # the model is made; what towers draw from now on should differ
         print(f"Model: {experiment.name}, {extent}, seed {seed}, {device}{together}")
+        events = TensorBoardDisplay(display_for(sys.stdout), run) if args.tensorboard and run and rank() == 0 else None
         result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
-                     display=display_for(sys.stdout))
+                     display=events or display_for(sys.stdout))
+        if events is not None:
+            events.finish()
         if run is not None and rank() == 0 and result.signal is None:
             write_card(run, model)
         wait_for_all()

