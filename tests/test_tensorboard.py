@@ -114,6 +114,29 @@ def test_it_changes_nothing_in_training():
     assert a == b
 
 
+def test_a_full_disk_is_one_line_and_costs_no_epoch(capsys, monkeypatch):
+    """The system refuses the write itself, in the third epoch."""
+    resource = pytest.importorskip("resource")
+    none, before = resource.getrlimit(resource.RLIMIT_FSIZE), TensorBoardDisplay.epoch
+
+    def on_a_full_disk(self, line):
+        size = next((RUN / "tensorboard").iterdir()).stat().st_size if line["epoch"] == 3 else 0
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100 if size else none[0], none[1]))
+        try:
+            before(self, line)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, none)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorBoardDisplay, "epoch", on_a_full_disk)
+        assert train(epochs=4) == 2
+    error = capsys.readouterr().err
+    assert "File too large" in error and error.count("\n") == 1
+    assert len(logged()) == 3
+    assert train("--resume", epochs=4) == 0
+    require_the_same()
+
+
 def test_without_a_run_folder_it_is_one_line(capsys, tmp_path):
     assert train("--no_dump") == 2
     assert capsys.readouterr().err == "error: --no_dump and --tensorboard contradict each other: leave one out\n"

@@ -4,12 +4,15 @@
 """
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from xmodal.checkpoint import RunFolder
 from xmodal.cli.plot_log import read_log
-from xmodal.errors import DataError, one_line
 from xmodal.features.packages import required
 from xmodal.metrics import PRIMARY
 from xmodal.trainer import Display
@@ -17,7 +20,8 @@ from xmodal.trainer import Display
 
 def require_tensorboard() -> None:
     """Raises a :class:`DataError` that says how to get it, if TensorBoard isn't there."""
-    _summary_writer()
+    required("tensorboard")
+    required("torch.utils.tensorboard")
 
 
 class TensorBoardDisplay:
@@ -33,15 +37,15 @@ class TensorBoardDisplay:
 
     def __init__(self, display: Display, run: RunFolder) -> None:
         self.display, self.run = display, run
-        self._writer: Any = None
+        self._events: _EventFile | None = None
 
     def batch(self, epoch: int, done: int, total: int, loss: float | None) -> None:
         self.display.batch(epoch, done, total, loss)
 
     def epoch(self, line: dict[str, Any]) -> None:
-        if self._writer is None:
-            self._begin([each for each in self._logged() if each.get("epoch", 0) < line["epoch"]])
-        self._write([line])
+        if self._events is None:
+            self._events = self._begun(each for each in self._logged() if each.get("epoch", 0) < line["epoch"])
+        self._events.add(_scalars(line), line["epoch"])
         self.display.epoch(line)
 
     def note(self, text: str) -> None:
@@ -52,36 +56,55 @@ class TensorBoardDisplay:
 
     def finish(self) -> None:
         """Ends the file; of a run that was finished before, all of it is written now."""
-        if self._writer is None:
-            self._begin(self._logged())
-        self._writer.close()
+        if self._events is None:
+            self._events = self._begun(self._logged())
+        self._events.close()
 
     def _logged(self) -> list[dict[str, Any]]:
         path = self.run.file(RunFolder.LOG)
         return read_log(path) if path.is_file() else []
 
-    def _begin(self, lines: Iterable[Mapping[str, Any]]) -> None:
+    def _begun(self, lines: Iterable[Mapping[str, Any]]) -> _EventFile:
         self.run.clear_events()
-        self._writer = _summary_writer()(self.run.file(RunFolder.EVENTS))
-        for event in _settings(self.run.config()):
-            self._writer.file_writer.add_summary(event)
-        self._write(lines)
-
-    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        events = _EventFile(self.run.file(RunFolder.EVENTS))
+        for summary in _settings(self.run.config()):
+            events.add(summary)
         for line in lines:
-            for key, value in line.items():
-                if key != "epoch" and isinstance(value, int | float) and not isinstance(value, bool):
-                    self._writer.add_scalar(key, value, line["epoch"])
-        self._writer.flush()  # a kill costs no epoch that has ended
+            events.add(_scalars(line), line["epoch"])
+        return events
 
 
-def _summary_writer() -> Any:
-    required("tensorboard")
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise DataError(f"tensorboard is installed but can't be imported: {one_line(error)}") from error
-    return SummaryWriter
+class _EventFile:
+    """A file of events, written at once and by this thread: a kill costs no epoch that has ended, and a full disk is an
+    error of the training. Torch's SummaryWriter has a thread for that, which prints its own traceback."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
+        self._event, self._file = Event, path.open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+
+    def add(self, summary: Any, epoch: int = 0) -> None:
+        self._write(summary=summary, step=epoch)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+        self._file.flush()
+
+
+def _scalars(line: Mapping[str, Any]) -> Any:
+    """The numbers of a line of the log."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=key, simple_value=value) for key, value in line.items()
+                          if key != "epoch" and isinstance(value, int | float) and not isinstance(value, bool)])
 
 
 def _settings(about: Mapping[str, Any]) -> tuple[Any, ...]:
