@@ -1,7 +1,10 @@
 """Exact kernel CCA, RBF kernels, on digit halves (Bach and Jordan 2002; Hardoon et al. 2004)."""
-from xmodal import KernelCCA, TrainConfig
+from xmodal import KernelCCA, Range, TrainConfig
 
 CONFIG = TrainConfig(dim_latent=24, r1=3e-4, r2=3e-4)
+
+SEARCH = {"dim_latent": Range(8, 64), "r1": Range(1e-6, 1e-2, log=True),
+          "r2": Range(1e-6, 1e-2, log=True)}  # what run_tune.py chooses from
 
 
 def build_model(view1_shape, view2_shape):

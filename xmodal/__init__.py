@@ -16,6 +16,7 @@ from xmodal.linear import PLS, Identity, KernelCCA, LinearCCA
 from xmodal.metrics import retrieval_metrics
 from xmodal.networks import CorrNet, TwoTower
 from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum
+from xmodal.ranges import Range
 from xmodal.trainer import fit
 
 __version__ = "0.0.1"
@@ -40,6 +41,7 @@ __all__ = [
     "PairSplit",
     "PairedData",
     "PairwiseRanking",
+    "Range",
     "TraceNorm",
     "TrainConfig",
     "TwoTower",

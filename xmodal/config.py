@@ -6,9 +6,9 @@ import dataclasses
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from torch import nn
 from xmodal.errors import ExperimentError, XmodalError, did_you_mean
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model
+from xmodal.ranges import Choices, ends, range_problems
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+#: Fields of whole numbers.
+WHOLE = frozenset(each.name for each in dataclasses.fields(TrainConfig) if each.type == "int")
+
 #: Fields that only a model file can give an effect; the trainer reads the others, for models that it trains.
 _FOR_THE_FILE = {"dim_latent", "r1", "r2", "rT", "alpha", "weight_tno", "gamma"}
 
@@ -154,16 +158,18 @@ class Experiment:
     build_objective: Callable[[], nn.Module | None]  #: gives None for a model fitted in closed form
     source: str  #: the text of the file
     views: tuple[str, str] | None = None  #: the names of the views that it is for, where data hold several
+    search: Mapping[str, Choices] = field(default_factory=dict)  #: what to search each field in (run_tune.py)
 
 
-def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None, name: str | None = None
-                    ) -> Experiment:
+def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None, name: str | None = None,
+                    search: Mapping[str, Choices] | None = None) -> Experiment:
     """Loads ``models/<name>.py``.
 
     Args:
         path: the model file. It is Python and is run, like any script that you start.
         overrides: fields of its ``CONFIG`` to replace, before its functions look at it.
         name: of the experiment; default the file's.
+        search: fields to search, beside those in its ``SEARCH`` or in their place. What is overridden is not searched.
 
     Raises:
         ExperimentError: the file is missing or wrong; every mistake that can be seen is in the one message.
@@ -182,7 +188,8 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     problems = _mistakes_in_source(source, path) + field_problems(overrides or {})
     if not problems:
         module = _run(path, source)
-        problems = _mistakes_in_module(module) or _unread(overrides or {}, module, source)
+        problems = _mistakes_in_module(module) or [*_unread(_changed(overrides or {}, module), module, source),
+                                                   *_mistakes_in_search(module, search or {}, source)]
     if problems:
         raise ExperimentError(f"{path}: {len(problems)} mistake{'s'[:len(problems) > 1]}: " + "; ".join(problems))
     if overrides:
@@ -192,7 +199,9 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     return Experiment(name or path.stem, module.CONFIG,
                       _users(module.build_model, path, (nn.Module, ClosedForm),
                              "a torch.nn.Module, or an estimator of xmodal.linear"), build_objective, source,
-                      vars(module).get("VIEWS"))
+                      vars(module).get("VIEWS"),
+                      {field: choices for field, choices in _searched(module, search or {}).items()
+                       if field not in (overrides or {})})
 
 
 def _no_objective() -> None:
@@ -319,13 +328,35 @@ def _mistakes_in_module(module: ModuleType) -> list[str]:
     return problems
 
 
-def _unread(overrides: Mapping[str, Any], module: ModuleType, source: str) -> list[str]:
-    """Overrides that would change nothing: fields for the model file alone, in one that never reads them."""
+def _changed(overrides: Mapping[str, Any], module: ModuleType) -> list[str]:
+    return [name for name, value in overrides.items() if value != getattr(module.CONFIG, name)]
+
+
+def _unread(names: Iterable[str], module: ModuleType, source: str) -> list[str]:
+    """Fields that would change nothing: those for the model file alone, in one that never reads them."""
     for_the_file = _RULES.keys() if module.build_objective is None else _FOR_THE_FILE
-    changed = [name for name, value in overrides.items()
-               if name in for_the_file and value != getattr(module.CONFIG, name)]
-    return [f"{name} has no effect: nothing in the file reads CONFIG.{name}" for name in changed
-            if not re.search(rf"CONFIG\s*\.\s*{name}\b", source)]
+    return [f"{name} has no effect: nothing in the file reads CONFIG.{name}" for name in names
+            if name in for_the_file and not re.search(rf"CONFIG\s*\.\s*{name}\b", source)]
+
+
+def _searched(module: ModuleType, search: Mapping[str, Choices]) -> dict[str, Choices]:
+    return {**vars(module).get("SEARCH", {}), **search}
+
+
+def _mistakes_in_search(module: ModuleType, search: Mapping[str, Choices], source: str) -> list[str]:
+    """What is wrong with ``SEARCH``, and with what a command adds to it: the ends of a range, and each value of a list,
+    must be allowed where the field stands."""
+    own = vars(module).get("SEARCH", {})
+    if not isinstance(own, dict) or not all(isinstance(name, str) for name in own):
+        return [f'SEARCH must be a dictionary, such as {{"gamma": Range(0.1, 1.0)}}, got {own!r}']
+    problems = []
+    for name, choices in _searched(module, search).items():
+        wrong = [f"{name} {problem}" for problem in range_problems(choices)] if name in _RULES else []
+        if not wrong:
+            wrong = [problem for end in (ends(choices) if name in _RULES else [None])
+                     for problem in field_problems({name: end})]
+        problems += [f"SEARCH: {problem}" for problem in dict.fromkeys(wrong or _unread([name], module, source))]
+    return problems
 
 
 def parse_override(text: str) -> tuple[str, Any]:
