@@ -5,10 +5,6 @@ from xmodal.towers import mlp
 CONFIG = TrainConfig(dim_latent=24, batch_size=100, learning_rate=2e-3, max_epochs=120, patience=15,
                      refinement_steps=1, lr_multiplier=0.3, l2=1e-4, alpha="auto", gamma=0.5, weight_tno=0.0)
 
-SEARCH = {"learning_rate": Range(3e-4, 1e-2, log=True), "dim_latent": [16, 24, 32], "batch_size": [50, 100, 200, 400],
-          "gamma": Range(0.2, 1.0), "r1": Range(1e-4, 1e-1, log=True), "r2": Range(1e-4, 1e-1, log=True),
-          "l2": Range(1e-6, 1e-2, log=True)}  # what run_tune.py chooses from
-
 
 def build_model(view1_shape, view2_shape):
     return TwoTower(mlp(view1_shape, [256, 128], CONFIG.dim_latent),
@@ -19,3 +15,9 @@ def build_model(view1_shape, view2_shape):
 def build_objective():
     return WeightedSum([(CONFIG.weight_tno, TraceNorm(rT=CONFIG.rT)),
                         (1 - CONFIG.weight_tno, PairwiseRanking(margin=CONFIG.gamma))])
+
+
+# What run_tune.py chooses from:
+SEARCH = {"learning_rate": Range(3e-4, 1e-2, log=True), "dim_latent": [16, 24, 32], "batch_size": [50, 100, 200, 400],
+          "gamma": Range(0.2, 1.0), "r1": Range(1e-4, 1e-1, log=True), "r2": Range(1e-4, 1e-1, log=True),
+          "l2": Range(1e-6, 1e-2, log=True)}

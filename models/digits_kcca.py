@@ -3,12 +3,13 @@ from xmodal import KernelCCA, Range, TrainConfig
 
 CONFIG = TrainConfig(dim_latent=24, r1=3e-4, r2=3e-4)
 
-SEARCH = {"dim_latent": Range(8, 64), "r1": Range(1e-6, 1e-2, log=True),
-          "r2": Range(1e-6, 1e-2, log=True)}  # what run_tune.py chooses from
-
 
 def build_model(view1_shape, view2_shape):
     return KernelCCA(CONFIG.dim_latent, kernel="rbf", r1=CONFIG.r1, r2=CONFIG.r2)
 
 
 build_objective = None  # fitted in closed form
+
+# What run_tune.py chooses from:
+SEARCH = {"dim_latent": Range(8, 64), "r1": Range(1e-6, 1e-2, log=True),
+          "r2": Range(1e-6, 1e-2, log=True)}

@@ -7,9 +7,6 @@ from xmodal.towers import mlp
 CONFIG = TrainConfig(dim_latent=256, batch_size=500, learning_rate=1e-3, schedule="cosine", max_epochs=30, patience=30,
                      refinement_steps=0, l2=1e-2, decoupled=True)
 
-SEARCH = {"learning_rate": Range(1e-4, 1e-2, log=True), "dim_latent": [128, 256, 512], "batch_size": [250, 500, 1000],
-          "l2": Range(1e-4, 1e-1, log=True)}  # what run_tune.py chooses from
-
 
 def build_model(view1_shape, view2_shape):
     def tower(shape):  # linear: there are far more features than pairs to learn from
@@ -22,3 +19,8 @@ def build_model(view1_shape, view2_shape):
 
 def build_objective():
     return InfoNCE(temperature=0.05)
+
+
+# What run_tune.py chooses from:
+SEARCH = {"learning_rate": Range(1e-4, 1e-2, log=True), "dim_latent": [128, 256, 512], "batch_size": [250, 500, 1000],
+          "l2": Range(1e-4, 1e-1, log=True)}

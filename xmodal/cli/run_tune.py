@@ -112,17 +112,21 @@ def _search(args: argparse.Namespace, search: Search, trials: list[Trial], about
     try:
         dataclasses.replace(search, display=display).run(trials, args.trials, ended)
     except Stopped as stopped:
-        print(f"stopped after {len(trials)} trials; the same command goes on", file=stream)
+        print(f"stopped after {_trials(trials)}; the same command goes on", file=stream)
         return 128 + stopped.number
     finally:
         display.close()
     if best is None:
-        raise ExperimentError(f"none of {len(trials)} trials came to its end; the last one: {trials[-1].reason}")
+        raise ExperimentError(f"none of {_trials(trials)} came to its end; the last one: {trials[-1].reason}")
     result = _result(args, search, trials, best, about)
     search.folder.write_best(result)
     print(to_json(result) if args.json else summary(result, search.folder.path),
           end="" if args.json else "\n")
     return 0
+
+
+def _trials(trials: Sequence[Trial]) -> str:
+    return "1 trial" if len(trials) == 1 else f"{len(trials)} trials"
 
 
 def _count(text: str) -> int:
