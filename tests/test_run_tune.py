@@ -107,6 +107,7 @@ def test_the_same_command_goes_on(capsys):
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--seed", "4"], "holds a search with another --seed (23, now 4): --tag NAME starts another one"),
+    (["--seeds", "2"], "holds a search with another --seeds (1, now 2)"),
     (["--set", "l2=0.1"], "holds a search in other ranges (SEARCH, --search)"),
     (["--set", "rT=0.1"], "holds a search with other values of --set"),
     (["--search", "gamma=0.1:0.9"], "holds a search in other ranges"),
@@ -140,7 +141,7 @@ def test_another_search_is_refused(arguments, expected, capsys):
 def test_wrong_input_is_one_clear_line(arguments, expected, capsys):
     assert run_tune.main([*TUNE, "--trials", "1", *arguments]) == 2
     assert expected in failure(capsys)
-    assert not list(Path().rglob("*.json*"))
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [["--trials", "0"], ["--trials", "x"], ["--trials", "1e3"], ["--seed", "-1"],
@@ -150,6 +151,16 @@ def test_a_wrong_option_is_one_line_too(arguments, capsys):
         run_tune.main([*TUNE, *arguments])
     assert caught.value.code == 2
     failure(capsys)
+
+
+@pytest.mark.parametrize("damage", [{"seed": -1}, {"seeds": 0}, {"seeds": "2"}, {"prune_after": None}])
+def test_a_damaged_description_is_one_line(damage, capsys):
+    run_tune.main([*TUNE, "--trials", "1"])
+    about = json.loads((FOLDER / "search.json").read_text())
+    (FOLDER / "search.json").write_text(json.dumps(about | damage))
+    capsys.readouterr()
+    assert run_tune.main([*TUNE, "--trials", "2"]) == 2
+    assert f"search.json lacks a {next(iter(damage))} that can be" in failure(capsys)
 
 
 def test_a_run_is_in_nobodys_way(capsys):
@@ -170,6 +181,13 @@ def test_several_processes_are_refused(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_tune.main([*TUNE, "--trials", "1"]) == 2
     assert "works in one process: start it without torchrun" in failure(capsys)
+
+
+def test_the_mean_of_several_seeds_counts(capsys):
+    assert run_tune.main([*TUNE, "--trials", "2", "--seeds", "2"]) == 0
+    best, out = json.loads((FOLDER / "best.json").read_text()), capsys.readouterr().out
+    assert best["value"] == pytest.approx(sum(best["values"]) / 2) and len(best["values"]) == 2
+    assert "seed 23, 2 each" in out and f"validation MRR {best['value']:.4f}, the mean of 2 seeds" in out
 
 
 def test_json_is_nothing_but_json(capsys):
@@ -288,7 +306,7 @@ def test_kill_9_and_sigterm_cost_the_running_trial_at_most():
 def test_a_trial_is_one_line_where_there_is_room_and_never_wider_than_80():
     few = {"learning_rate": Range(1e-4, 1e-1, log=True), "dim_latent": [16, 32], "gamma": Range(0.1, 1.0)}
     params = {"learning_rate": 1.23e-4, "dim_latent": 16, "gamma": 0.123}
-    table, trial = TrialTable(few), Trial(12, "pruned", params, 3, 0.5, 2, (0.4, 0.5))
+    table, trial = TrialTable(few), Trial(12, "pruned", params, 3, 0.5, (), 2, (0.4, 0.5))
     assert table.header().splitlines() == ["                      learning    dim",
                                            "trial mrr_va epochs       rate latent gamma"]
     assert table.line(trial, is_best=False) == "   12 0.5000      2 p 0.000123     16 0.123"

@@ -246,6 +246,16 @@ def test_trials_are_trained_as_any_other_and_kept(search):
     assert table[0].startswith("number,state,value,") and len(table) == 4
 
 
+def test_several_seeds_count_by_their_mean(search, monkeypatch):
+    alone = run(search, 1)[0]
+    search.folder.begin({"data": {"fingerprint": "f"}}, search.experiment.source)
+    trials = run(dataclasses.replace(search, seeds=3), 2)
+    assert [trial.seed for trial in trials] == [5, 8]
+    assert all(len(trial.values) == 3 and trial.value == pytest.approx(sum(trial.values) / 3) for trial in trials)
+    assert trials[0].values[0] == alone.value and len(set(trials[0].values)) == 3
+    assert trials[0].curve == alone.curve and trials[0].best_epoch == alone.best_epoch
+
+
 def test_the_last_value_counts_where_the_last_weights_are_kept(search):
     last = dataclasses.replace(search, fixed={"keep": "last"})
     assert all(trial.value == trial.curve[-1] for trial in run(last, 2))

@@ -44,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_run_options(parser)
     parser.add_argument("--trials", type=_count, default=20, metavar="N",
                         help="how many there should be in the end, earlier ones included (default: 20)")
-    parser.add_argument("--seed", type=seed_number, help="of the search; trial n is trained with the n-th seed from it "
-                        "on (default: 23)")
+    parser.add_argument("--seed", type=seed_number, help="of the search; its trials are trained with this seed and the "
+                        "ones after it (default: 23)")
+    parser.add_argument("--seeds", type=_count, metavar="N", help="train each trial with so many seeds and take the "
+                        "mean: where validation pairs are few, one training is luck (default: 1)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
                         help="replaces a field of the experiment's CONFIG in all trials; may be repeated")
     parser.add_argument("--search", action="extend", nargs="+", default=[], metavar="FIELD=...",
@@ -67,33 +69,34 @@ def tune(args: argparse.Namespace) -> int:
     if launched():
         raise ExperimentError("run_tune.py works in one process: start it without torchrun")
     required("optuna")  # before data are read
-    fixed, search = _pairs("set", map(parse_override, args.overrides)), _pairs("search", map(parse_search, args.search))
-    both = [name for name in search if name in fixed]
+    fixed, added = _pairs("set", map(parse_override, args.overrides)), _pairs("search", map(parse_search, args.search))
+    both = [name for name in added if name in fixed]
     if both:
         raise ExperimentError(f"{both[0]} is in both --set and --search: leave one out")
-    experiment = load_experiment(args.model, fixed, search=search)
+    experiment = load_experiment(args.model, fixed, search=added)
     if not experiment.search:
         raise ExperimentError(f"{args.model} has nothing to search: give it SEARCH = {{\"learning_rate\": Range(1e-4, "
                               "1e-2, log=True)}, or add --search learning_rate=1e-4:1e-2:log")
     device, path = pick_device(args.device), run_folder(args).path
     folder = TuneFolder(path.with_name(f"{path.name}-tune"))
+    stored = None if args.overwrite else folder.about()
+    about = _about(args, experiment, fixed, stored)
+    if stored is not None:
+        folder.require_same(stored, about, experiment.source)  # before data are read
+    streamed = stored["data"].get("streamed") is True if stored is not None else True if args.stream else None
+    data = load_data(args.data, stream=streamed, views=args.views or experiment.views)
+    about = {**about, "data": _about_data(data)}
+    data = without_test(data)
+    _check(experiment, data, about["seed"])
     with folder.taken():
-        stored = None if args.overwrite else folder.about()
-        about = _about(args, experiment, fixed, stored)
-        if stored is not None:
-            folder.require_same(stored, about, experiment.source)  # before data are read
-        streamed = stored["data"].get("streamed") is True if stored is not None else True if args.stream else None
-        data = load_data(args.data, stream=streamed, views=args.views or experiment.views)
-        about = {**about, "data": {**_about_data(data)}}
+        stored = None if args.overwrite else folder.about()  # another process may have begun one
         if stored is not None:
             folder.require_same(stored, about, experiment.source)
-        data = without_test(data)
-        _check(experiment, data, about["seed"])
-        if stored is None:
+        else:
             folder.begin({**about, "spec": args.data, **environment()}, experiment.source)
         trials = folder.trials(experiment.search)
-        return _search(args, Search(experiment, fixed, data, folder, about["seed"], about["prune_after"], device),
-                       trials, about)
+        search = Search(experiment, fixed, data, folder, about["seed"], about["prune_after"], device, about["seeds"])
+        return _search(args, search, trials, about)
 
 
 def _search(args: argparse.Namespace, search: Search, trials: list[Trial], about: Mapping[str, Any]) -> int:
@@ -161,13 +164,13 @@ def _about(args: argparse.Namespace, experiment: Experiment, fixed: Mapping[str,
         if given is not None or stored is None:
             return default if given is None else int(given)
         value = stored.get(name)
-        if not isinstance(value, int) or not 0 <= value < 2**63:
+        if not isinstance(value, int) or not (name == "seeds") <= value < 2**63:
             raise CheckpointError(f"{TuneFolder.SEARCH} lacks a {name} that can be: it is damaged; --overwrite starts "
                                   "again")
         return value
 
     return {"experiment": experiment.name, "search": as_plain(experiment.search), "fixed": dict(fixed),
-            "seed": option("seed", 23), "prune_after": option("prune_after", 10)}
+            "seed": option("seed", 23), "seeds": option("seeds", 1), "prune_after": option("prune_after", 10)}
 
 
 def _about_data(data: PairedData) -> dict[str, Any]:
@@ -188,15 +191,15 @@ def _result(args: argparse.Namespace, search: Search, trials: Sequence[Trial], b
     states = [trial.state for trial in trials]
     return {"experiment": search.experiment.name, "data": about["data"], "metric": "validation MRR",
             "trials": {"total": len(trials), **{state: states.count(state) for state in ("done", "pruned", "failed")}},
-            "number": best.number, "value": best.value, "best_epoch": best.best_epoch, "epochs": best.epochs,
-            "seed": best.seed, "params": best.params, "fixed": search.fixed,
+            "number": best.number, "value": best.value, "values": best.values, "best_epoch": best.best_epoch,
+            "epochs": best.epochs, "seed": best.seed, "params": best.params, "fixed": search.fixed,
             "own_value": trials[0].value if trials[0].params.items() <= dataclasses.asdict(
                 search.experiment.config).items() else None,
             "importance": importance(search.experiment.search, trials), "command": _command(args, search, best)}
 
 
 def _command(args: argparse.Namespace, search: Search, best: Trial) -> list[str]:
-    """What trains the best trial again, to the same weights, in a run folder."""
+    """What trains the best trial again, as it was trained first, in a run folder."""
     command = ["python", "run_train.py", "--model", args.model, "--data", args.data]
     command += ["--views", *args.views] if args.views else []
     command += ["--runs", str(args.runs)] if str(args.runs) != "runs" else []

@@ -25,6 +25,7 @@ def opening(search: Search, total: int, trials: Sequence[Trial]) -> str:
     data, experiment = search.data, search.experiment
     ended = sum(trial.state != "running" for trial in trials)
     before = f" ({ended} of them before)" if ended else ""
+    seeds = f"seed {search.seed}" + (f", {search.seeds} each" if search.seeds > 1 else "")
     names = max(map(len, experiment.search))
     space = [line for name, choices in experiment.search.items()
              for line in textwrap.wrap(f"{name:{names}}  {describe(choices)}", WIDTH, initial_indent="  ",
@@ -32,7 +33,7 @@ def opening(search: Search, total: int, trials: Sequence[Trial]) -> str:
     return "\n".join([
         f"Data : {data.title}", f"Train: {len(data.train):,}",
         f"Valid: {len(data.valid):,}, by which epochs and trials are chosen", "Test : left alone",
-        f"Tune : {experiment.name}, {total} trials{before}, seed {search.seed}, {search.device}", *space])
+        f"Tune : {experiment.name}, {total} trials{before}, {seeds}, {search.device}", *space])
 
 
 class TrialTable:
@@ -92,7 +93,8 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
     lines = [f"best of {counts['total']} trials ({counts['done']} done, {counts['pruned']} pruned, {counts['failed']} "
              f"failed): trial {result['number']}",
              f"{result['metric']} {result['value']:.4f}"
-             + (f" in epoch {result['best_epoch']}" if result["epochs"] > 1 else "")
+             + (f", the mean of {len(result['values'])} seeds" if len(result["values"]) > 1 else "")
+             + (f" in epoch {result['best_epoch']}" if result["epochs"] > 1 == len(result["values"]) else "")
              + (f"; with the file's own values {own:.4f} (trial 1)" if own is not None else "")]
     for name, value in result["params"].items():
         share = f"   importance {importance[name]:.2f}" if name in importance else ""

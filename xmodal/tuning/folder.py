@@ -23,7 +23,7 @@ from xmodal.tuning.trial import Trial, read_trial
 
 #: How searches differ that can't share a folder.
 _DIFFERENCES = {"experiment": "for another experiment", "search": "in other ranges (SEARCH, --search)",
-                "fixed": "with other values of --set", "seed": "with another --seed",
+                "fixed": "with other values of --set", "seed": "with another --seed", "seeds": "with another --seeds",
                 "prune_after": "with another --prune_after", "data": "on other data",
                 "source": "for another version of the model file"}
 

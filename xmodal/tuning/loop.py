@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ class Search:
         data: without its test split.
         folder: where trials are kept.
         seed: of the sampler; trial 1 is trained with it, trial 2 with the next, and so on.
+        seeds: how many trainings a trial has, each with a seed of its own. Their mean counts: where validation pairs
+            are few, one training is as much luck as settings. Only the first one may be ended early.
         prune_after: the number of epochs that every trial has; later it may be ended for being worse than the median
             of the others. Models in closed form have no epochs.
         device: where models are trained.
@@ -64,6 +67,7 @@ class Search:
     seed: int
     prune_after: int
     device: torch.device
+    seeds: int = 1
     display: Display = dataclasses.field(default_factory=Silent)
 
     def run(self, trials: list[Trial], total: int, ended: Callable[[Trial], None]) -> None:
@@ -93,7 +97,8 @@ class Search:
         candidate = next_candidate(self.experiment.search, trials, seed=self.seed, defaults=defaults,
                                    prune_after=self.prune_after)
         number = len(trials) + 1
-        trial = Trial(number, "running", candidate.params, (self.seed + number - 1) % 2**63, attempts=attempt)
+        seed = (self.seed + (number - 1) * self.seeds) % 2**63
+        trial = Trial(number, "running", candidate.params, seed, attempts=attempt)
         if attempt > MOST_ATTEMPTS:
             return dataclasses.replace(trial, state="failed", attempts=MOST_ATTEMPTS,
                                        reason="the process was killed in the middle of it, twice")
@@ -106,27 +111,35 @@ class Search:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that batches are small for a head: its value will tell
-                result = self._fit(trial, watching)
+                first, *others = (self._fit(trial, seed, watching) for seed in range(self.seeds))
         except _Hopeless:
             trial = dataclasses.replace(trial, state="pruned", value=watching.best, best_epoch=watching.best_epoch)
         except (NumericalError, ExperimentError, MemoryError, RuntimeError) as error:
             trial = dataclasses.replace(trial, state="failed", reason=_reason(error))
         else:
-            if result.signal is not None and result.finished.startswith("interrupted"):
-                raise Stopped(result.signal)
-            trial = dataclasses.replace(trial, state="done", value=result.best_value, best_epoch=result.best_epoch)
+            values = tuple(result.best_value for result in (first, *others))
+            trial = dataclasses.replace(trial, state="done", value=fmean(values), values=values,
+                                        best_epoch=first.best_epoch)
         return dataclasses.replace(trial, curve=tuple(watching.curve), seconds=time.perf_counter() - started)
 
-    def _fit(self, trial: Trial, watching: _Watching) -> FitResult:
-        """The training that ``run_train.py`` would do with the same values and seed."""
+    def _fit(self, trial: Trial, repeat: int, watching: _Watching) -> FitResult:
+        """The training that ``run_train.py`` would do with the same values and seed.
+
+        Raises:
+            Stopped: a signal asked for it.
+        """
+        seed = (trial.seed + repeat) % 2**63
         experiment = load_experiment(self.folder.file(TuneFolder.EXPERIMENT), {**self.fixed, **trial.params},
                                      name=self.experiment.name)
-        torch.manual_seed(trial.seed)
+        torch.manual_seed(seed)
         model = experiment.build_model(self.data.view1_shape, self.data.view2_shape)
         objective = experiment.build_objective()
         watching.last_epoch = experiment.config.max_epochs if objective is not None else 1
-        return fit(model, objective, self.data, experiment.config, seed=trial.seed, device=self.device,
-                   display=watching)
+        result = fit(model, objective, self.data, experiment.config, seed=seed, device=self.device,
+                     display=watching if repeat == 0 else self.display)
+        if result.signal is not None and result.finished.startswith("interrupted"):
+            raise Stopped(result.signal)
+        return result
 
 
 def _reason(error: Exception) -> str:
