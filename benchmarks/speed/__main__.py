@@ -1,6 +1,6 @@
-"""Speed, as ratios: training steps, precision, the CCA layer, evaluation, and how cost grows with the number of pairs.
+"""Speed, as ratios: training steps, precision, the CCA layer, evaluation, growth with the number of pairs, search.
 
-  python -m benchmarks.speed                        # everything, about 20 minutes of one core
+  python -m benchmarks.speed                        # everything, about half an hour of one core
   python -m benchmarks.speed step layer             # parts of it; the results of the others are kept
   python -m benchmarks.speed --quick                # tiny sizes, to see that it runs; nothing is kept
   python -m benchmarks.speed precision --device cuda
@@ -20,11 +20,13 @@ from collections.abc import Iterable
 
 import torch
 
-from benchmarks.speed import evaluation, growth, layer, precision, step
+from benchmarks.speed import evaluation, growth, layer, precision, search, step
 from benchmarks.speed.common import Row, cpu_name, device_name, merge, results_file, say
 
 PARTS = {"step": step.run, "precision": precision.run, "layer": layer.run, "evaluation": evaluation.run,
-         "growth": growth.run}
+         "growth": growth.run, "search": search.run}
+
+ON_REQUEST = ["search_disk"]  # by a command of its own
 
 
 def table(claims: Iterable[Row], title: str) -> str:
@@ -41,7 +43,9 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default all")
     parser.add_argument("--quick", action="store_true", help="tiny sizes; nothing is kept")
-    parser.add_argument("--full", action="store_true", help="growth: evaluate 10^6 pairs, too (an hour)")
+    parser.add_argument("--full", action="store_true",
+                        help="growth: evaluate 10^6 pairs, too (an hour); search: a second model and "
+                             "random vectors (ten minutes)")
     parser.add_argument("--device", default="cpu", help="of the part precision")
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
@@ -61,7 +65,7 @@ def main() -> None:
             merge(part, found, options.device)
     if not options.quick:
         kept = json.loads(results_file(options.device).read_text())["parts"]
-        claims = [row for part in PARTS if part in kept for row in kept[part]["claims"]]
+        claims = [row for part in [*PARTS, *ON_REQUEST] if part in kept for row in kept[part]["claims"]]
     about = device_name(options.device) if options.device != "cpu" else f"{cpu_name()}, one thread"
     print(table(claims, f"{about}, torch {torch.__version__}"))
 

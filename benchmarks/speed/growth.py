@@ -1,9 +1,10 @@
-"""How time and peak memory grow with the number of pairs, 10³ to 10⁶: fitting, training, embedding, evaluating.
+"""How time and peak memory grow with the number of pairs, 10³ to 10⁶: fitting, training, embedding, evaluating,
+searching.
 
 Views of 64 + 64 Gaussian values, d = 32, one thread, each point in a process of its own. Time is CPU seconds of one
 call, the mean of as many as half a second takes. Memory is the peak during the call beyond what was resident after the
 imports and a tiny call, views or embeddings included. Evaluating compares all with all in both directions and ends at
-10^5.5 pairs unless ``--full``.
+10^5.5 pairs unless ``--full``. Searching finds the ten nearest of so many items for each of 1,000 queries.
 
 The slopes are those of least squares through the upper half of the points, in decades of time or memory a decade of
 pairs: 1 is what linear growth has, 2 what comparing all with all has. The plot is docs/growth.png.
@@ -26,13 +27,16 @@ from benchmarks.speed.common import ROOT, Row, claim, cpu_name, cpu_seconds, in_
 from xmodal import CCALayer, LinearCCA, PairedData, TraceNorm, TrainConfig, TwoTower, fit, retrieval_metrics
 from xmodal.data import PairSplit
 from xmodal.evaluator import embed
+from xmodal.search import Gallery
 from xmodal.towers import mlp
 from xmodal.trainer import Silent
 
 PLOT = ROOT / "docs" / "growth.png"
 WIDTH, DIM = 64, 32
-EXPECTED = {"linear CCA": 1, "training epoch": 1, "embedding": 1, "evaluating": 2}
-EVALUATING_ENDS = 5.5  # decades
+EXPECTED = {"linear CCA": 1, "training epoch": 1, "embedding": 1, "evaluating": 2, "searching": 1}
+QUERIES = 1000
+DECADES = [3, 3.5, 4, 4.5, 5, 5.5, 6]
+EVALUATING_ENDS = 5.5
 LEAST = {"seconds": 1e-3, "mb": 1.0}  # less is not drawn: what start-up left free is enough for it
 
 
@@ -94,8 +98,16 @@ def evaluating(n: int) -> Callable[[], float]:
     return lambda: cpu_seconds(lambda: retrieval_metrics(z1, z2), least=0.5)
 
 
+def searching(n: int) -> Callable[[], float]:
+    z1, z2 = views(max(n, QUERIES), DIM)
+    queries, gallery = z1[:QUERIES].clone(), Gallery.build(z2[:n])
+    del z1, z2
+    return lambda: cpu_seconds(lambda: gallery.query(queries, 10), least=0.5)
+
+
 WHAT: dict[str, Callable[[int], Callable[[], float]]] = {
-    "linear CCA": linear_cca, "training epoch": training_epoch, "embedding": embedding, "evaluating": evaluating}
+    "linear CCA": linear_cca, "training epoch": training_epoch, "embedding": embedding, "evaluating": evaluating,
+    "searching": searching}
 
 
 def child(spec: Row) -> Row:
@@ -117,20 +129,28 @@ def slope(points: list[Row], key: str) -> float:
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x)**2 for a in x)
 
 
+def series(what: str, decades: list[float], full: bool) -> list[Row]:
+    """The points of one line of the plot."""
+    points = []
+    for decade in decades:
+        if what == "evaluating" and decade > EVALUATING_ENDS and not full:
+            say(f"  growth, {what}: 10^{decade:g} pairs only with --full")
+            continue
+        points.append(in_own_process(__name__, {"what": what, "n": round(10**decade)}))
+        say(f"  growth, {what}: {points[-1]}")
+    return points
+
+
+def claims(what: str, points: list[Row]) -> list[Row]:
+    return [claim(f"growth: {what}, slope of time (expected {EXPECTED[what]})", slope(points, "seconds")),
+            claim(f"growth: {what}, slope of peak memory (expected 1)", slope(points, "mb"))]
+
+
 def run(quick: bool, device: str = "cpu", full: bool = False) -> Row:
-    decades = [3, 3.5, 4] if quick else [3, 3.5, 4, 4.5, 5, 5.5, 6]
     made: Row = {"views": [WIDTH, WIDTH], "d": DIM, "points": {}, "claims": []}
     for what in WHAT:
-        points = made["points"][what] = []
-        for decade in decades:
-            if what == "evaluating" and decade > EVALUATING_ENDS and not full:
-                say(f"  growth, {what}: 10^{decade:g} pairs only with --full")
-                continue
-            points.append(in_own_process(__name__, {"what": what, "n": round(10**decade)}))
-            say(f"  growth, {what}: {points[-1]}")
-        made["claims"].append(claim(f"growth: {what}, slope of time (expected {EXPECTED[what]})",
-                                    slope(points, "seconds")))
-        made["claims"].append(claim(f"growth: {what}, slope of peak memory (expected 1)", slope(points, "mb")))
+        points = made["points"][what] = series(what, DECADES[:3] if quick else DECADES, full)
+        made["claims"] += claims(what, points)
     if not quick:
         draw(made["points"])
     return made
