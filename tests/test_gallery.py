@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,15 +128,27 @@ def test_codes_are_small_and_their_shortlist_is_scored_exactly():
     assert said["index_bytes"] == 1500 * 8 and said["vector_bytes"] == 1500 * 64 and said["shortlist"] < 1500
 
 
-@given(st.integers(1, 4), st.integers(1, 30), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_nearest_codes_by_counting_bits(n_bytes, n, q, seed):
+@pytest.mark.parametrize("with_faiss", [False, True])
+@given(n_bytes=st.integers(1, 4), n=st.integers(1, 30), q=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
+def test_nearest_codes_by_counting_bits(with_faiss, n_bytes, n, q, seed):
+    if with_faiss:
+        pytest.importorskip("faiss")
     rng = np.random.default_rng(seed)
     codes, asked = (torch.from_numpy(rng.integers(0, 256, (m, n_bytes), dtype=np.uint8)) for m in (n, q))
     distance = np.unpackbits(asked.numpy()[:, None] ^ codes.numpy()[None], axis=2).sum(axis=2)
-    found = nearest_codes(asked, codes, n)
+    allowed = torch.from_numpy(rng.random(n) < 0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        if not with_faiss:
+            patch.setitem(sys.modules, "faiss", None)
+        found, some = nearest_codes(asked, codes, n), nearest_codes(asked, codes, n, allowed)
     order = np.argsort(distance, axis=1, kind="stable")
-    assert found.rows.tolist() == order.tolist()
-    assert ((8 * n_bytes - found.scores.long()) // 2).tolist() == np.take_along_axis(distance, order, 1).tolist()
+    by_bits = (8 * n_bytes - found.scores.long()) // 2
+    assert by_bits.tolist() == np.take_along_axis(distance, order, 1).tolist()
+    assert by_bits.tolist() == np.take_along_axis(distance, found.rows.numpy(), 1).tolist()
+    assert with_faiss or found.rows.tolist() == order.tolist()
+    kept = int(allowed.sum())
+    assert [set(row[:kept]) for row in some.rows.tolist()] == [set(allowed.nonzero().flatten().tolist())] * q
+    assert (some.rows[:, kept:] == -1).all() and (some.scores[:, kept:] == -torch.inf).all()
 
 
 def test_packing_is_undone():
@@ -156,6 +169,8 @@ def test_learned_codes_keep_more_than_rotated_ones_and_these_more_than_signs():
 
     sign, rotated, learned = kept("sign"), kept("rotated"), kept("learned")
     assert sign < rotated < learned
+    best = make_codes(items, 32, "best", queries)
+    assert torch.equal(best.projection, make_codes(items, 32, "learned", queries).projection)
 
 
 def test_the_sign_passes_gradients_within_reach():
@@ -236,8 +251,6 @@ def test_an_index_that_was_changed_never_reaches_faiss(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_faiss_the_extra_is_named(kind, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "faiss", None)
     if kind in ("exact", "codes"):
         assert built(kind)[0].query(torch.ones(16)).rows.shape == (1, 10)

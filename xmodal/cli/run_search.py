@@ -29,7 +29,7 @@ from xmodal.errors import DataError
 from xmodal.metrics.hubness import CORRECTIONS
 from xmodal.report.text import WIDTH
 from xmodal.runs import load_run
-from xmodal.search.codes import CODES
+from xmodal.search.codes import BEST, CODES
 from xmodal.search.gallery import Gallery, Neighbours
 from xmodal.search.indexes import KINDS
 from xmodal.search.lookup import AnyGallery, Lookup, Query, as_json, run_galleries
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     building.add_argument("--correction", choices=CORRECTIONS, help="score items without the favours of hubs")
     building.add_argument("--recall", type=float, default=0.95, help="recall@10 to reach if not exact (default: 0.95)")
     building.add_argument("--bits", type=int, default=128, help="of codes (default: 128)")
-    building.add_argument("--codes", choices=CODES, default="learned", help="how codes are made (default: learned)")
+    building.add_argument("--codes", choices=(*CODES, BEST), default=BEST,
+                          help="how codes are made (default: whichever finds most)")
     args = parser.parse_args(argv)
     return run_command(lambda: search(args), args.debug)
 

@@ -18,11 +18,14 @@ from xmodal.errors import CheckpointError, DataError, did_you_mean
 from xmodal.metrics.hubness import CORRECTIONS, corrected_gallery, corrected_queries, corrected_scores, favour
 from xmodal.metrics.views import as_matrix, make_view
 from xmodal.nearest import Nearest, first_largest, nearest
+from xmodal.search.codes import BEST
 from xmodal.search.indexes import KINDS, Effort, Index, load_index, make_index, sampled
 from xmodal.search.storage import DESCRIPTION, FORMAT, map_array, read_description, read_json, write_array
 
 #: Neighbours by which recall is measured, and queries that measure it, at most.
 RECALL_AT, RECALL_QUERIES = 10, 1000
+#: How much of the way from the recall asked for to 1 is added to it when effort is chosen.
+MARGIN = 0.3
 #: Queries that stand for those to come, at most, when hubs are corrected for.
 BANK = 10_000
 _BLOCK = 1 << 16
@@ -77,7 +80,7 @@ class Gallery:
     @classmethod
     def build(cls, embeddings: Any, ids: Sequence[str] | None = None, *, captions: Sequence[str] | None = None,
               kind: str = "exact", queries: Any = None, correction: str | None = None, recall: float = 0.95,
-              bits: int = 128, codes: str = "learned", about: Mapping[str, Any] | None = None,
+              bits: int = 128, codes: str = BEST, about: Mapping[str, Any] | None = None,
               path: str | Path | None = None, seed: int = 0) -> Gallery:
         """A gallery of embeddings.
 
@@ -90,9 +93,10 @@ class Gallery:
             queries: embeddings (m, d) like the queries to come, such as the other view's of training pairs. Recall is
                 measured with them, codes are fitted to them, hubs corrected by them. By default the items themselves.
             correction: ``csls`` or ``inverted_softmax``: score items without the favours of hubs.
-            recall: what recall@10 to reach; the least effort that does is kept.
+            recall: what recall@10 to reach; the least effort is kept that does, and MARGIN more on the way to 1, since
+                the queries to come are others.
             bits: of codes.
-            codes: ``sign``, ``rotated`` or ``learned``.
+            codes: ``sign``, ``rotated``, ``learned``, or the ``best`` of them.
             about: what to keep with it: run, view, data.
             path: a folder to write to block by block; its vectors are then memory-mapped, not in memory.
             seed: of codes.
@@ -150,7 +154,7 @@ class Gallery:
             self._effort = effort
             found = self._propose(queries, k, None)
             self.recall = float((found.scores >= wanted).double().mean())
-            if self.recall >= recall or effort.shortlist >= len(self):
+            if self.recall >= recall + MARGIN * (1 - recall) or effort.shortlist >= len(self):
                 return
 
     # -- asking ------------------------------------------------------------------------------------------------------

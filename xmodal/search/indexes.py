@@ -17,7 +17,7 @@ from torch import Tensor
 from xmodal.data.fetch import sha256_of
 from xmodal.errors import CheckpointError, DataError, did_you_mean, one_line
 from xmodal.features.packages import required
-from xmodal.search.codes import BinaryCodes, make_codes, nearest_codes
+from xmodal.search.codes import BEST, BinaryCodes, make_codes, nearest_codes
 
 #: Vectors that an index is fitted to, at most, and added at a time.
 SAMPLE, BLOCK = 100_000, 50_000
@@ -205,7 +205,7 @@ KINDS = ("exact", Graph.kind, Lists.kind, Hashes.kind)
 
 
 def make_index(kind: str, sample: Tensor, count: int, *, queries: Tensor | None = None, bits: int = 128,
-               codes: str = "learned", seed: int = 0) -> Index | None:
+               codes: str = BEST, seed: int = 0) -> Index | None:
     """An empty index fitted to a sample of unit vectors (m, d); None for ``exact``.
 
     Raises:
