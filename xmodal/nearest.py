@@ -14,8 +14,9 @@ TILE_VALUES = 1 << 20
 LEAST_ROWS, MOST_ROWS = 256, 1 << 17
 GPU_TILE_VALUES = 1 << 28
 QUERIES_AT_ONCE = 1024
-#: From so many queries on a product in bfloat16 first tells which tiles can't hold anything near.
-SKETCHED_QUERIES = 64
+#: From so many queries on a product in bfloat16 first tells which tiles can't hold anything near. With fewer, copying
+#: tiles costs more than it saves.
+SKETCHED_QUERIES = 400
 #: What rounding both operands and the product to bfloat16 changes of an inner product, at most, as a multiple of both
 #: lengths: 2u + u² of the operands and u of the product, u = 2^-8, and a little for sums in float32.
 SKETCH_ERROR = 0.0125

@@ -100,7 +100,8 @@ class Graph(_Faiss):
     """HNSW (Malkov and Yashunin 2016, arXiv 1603.09320) over vectors of 8 bits a value; efSearch is the effort."""
 
     kind = "hnsw"
-    efforts = tuple(Effort(search, max(20, search)) for search in (16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024))
+    efforts = tuple(Effort(search, max(20, search)) for search in
+                    (16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512, 1024))
     LINKS, BUILD_EFFORT = 32, 100
 
     @classmethod
@@ -132,7 +133,8 @@ class Lists(_Faiss):
 
     kind = "ivfpq"
     efforts = tuple(Effort(search, shortlist) for search, shortlist in
-                    ((1, 50), (2, 100), (4, 100), (8, 200), (16, 400), (32, 400), (64, 800), (128, 1600), (256, 3200)))
+                    ((1, 50), (2, 50), (4, 100), (8, 100), (12, 100), (16, 200), (24, 200), (32, 400), (64, 800),
+                     (128, 1600), (256, 3200)))
 
     @classmethod
     def fitted(cls, sample: Tensor, count: int) -> Lists:

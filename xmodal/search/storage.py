@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def write_array(path: Path, blocks: Iterable[Tensor]) -> None:
 
 
 def map_array(path: Path) -> Tensor:
-    """The (n, d) float32 array that :func:`write_array` wrote, memory-mapped; what is written to it stays in memory.
+    """The (n, d) float32 array that :func:`write_array` wrote, memory-mapped to be read: it may be larger than memory.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -58,7 +59,9 @@ def map_array(path: Path) -> Tensor:
     count, width = (int(found[1]), int(found[2])) if found else (0, 0)
     if header != _header(count, width) or size != HEADER + 4 * count * width or not size > HEADER:
         raise CheckpointError(f"{path} is damaged: build the gallery again")
-    return torch.from_numpy(np.memmap(path, "<f4", "c", offset=HEADER, shape=(count, width)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch can't keep others from writing to it; nobody here does
+        return torch.from_numpy(np.memmap(path, "<f4", "r", offset=HEADER, shape=(count, width)))
 
 
 def read_json(path: Path) -> dict[str, Any]:
