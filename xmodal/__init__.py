@@ -17,6 +17,8 @@ from xmodal.metrics import retrieval_metrics
 from xmodal.networks import CorrNet, TwoTower
 from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum
 from xmodal.ranges import Range
+from xmodal.runs import load_run
+from xmodal.search import Gallery
 from xmodal.trainer import fit
 
 __version__ = "0.0.1"
@@ -31,6 +33,7 @@ __all__ = [
     "DataError",
     "Embedded",
     "ExperimentError",
+    "Gallery",
     "Identity",
     "InfoNCE",
     "KernelCCA",
@@ -52,5 +55,6 @@ __all__ = [
     "fit",
     "load_data",
     "load_experiment",
+    "load_run",
     "retrieval_metrics",
 ]
