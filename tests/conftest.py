@@ -6,6 +6,7 @@ import os
 import hypothesis
 import pytest
 import torch
+from browser import chromium  # noqa: F401 (a fixture, one browser for all test modules)
 from torch import Tensor
 
 from xmodal.data import PairedData, PairSplit

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import chromium, visiting  # noqa: F401 (a fixture)
+from browser import visiting
 from conftest import correlated_views
 
 from xmodal.cli import run_eval, run_train
@@ -51,7 +51,7 @@ def page(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("width", [400, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_page_loads_nothing_and_fits(chromium, page, width, scheme):  # noqa: F811
+def test_a_page_loads_nothing_and_fits(chromium, page, width, scheme):
     with visiting(chromium, page.as_uri(), width, color_scheme=scheme) as visit:
         assert visit.overflow <= 0
         headings = visit.page.locator("h2").all_inner_texts()
@@ -64,13 +64,13 @@ def test_a_page_loads_nothing_and_fits(chromium, page, width, scheme):  # noqa: 
         assert not visit.complaints
 
 
-def test_links_of_the_contents_lead_somewhere(chromium, page):  # noqa: F811
+def test_links_of_the_contents_lead_somewhere(chromium, page):
     with visiting(chromium, page.as_uri(), 400) as visit:
         for link in visit.page.locator("nav a").all():
             assert visit.page.locator(link.get_attribute("href")).count() == 1
 
 
-def test_figures_have_a_size_and_text_in_the_ink_of_the_page(chromium, page):  # noqa: F811
+def test_figures_have_a_size_and_text_in_the_ink_of_the_page(chromium, page):
     with visiting(chromium, page.as_uri(), 400, color_scheme="dark") as visit:
         boxes = [figure.bounding_box() for figure in visit.page.locator("figure svg").all()]
         assert len(boxes) >= 8 and all(box["width"] > 300 and box["height"] > 120 for box in boxes)
@@ -78,7 +78,7 @@ def test_figures_have_a_size_and_text_in_the_ink_of_the_page(chromium, page):  #
         assert ink == visit.page.locator("figure svg text").first.evaluate("text => getComputedStyle(text).fill")
 
 
-def test_it_prints_without_cut_figures(chromium, page):  # noqa: F811
+def test_it_prints_without_cut_figures(chromium, page):
     with visiting(chromium, page.as_uri()) as visit:
         visit.page.emulate_media(media="print")
         kept = visit.page.locator("figure, .query").evaluate_all(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import chromium, visiting  # noqa: F401 (a fixture)
+from browser import visiting
 
 from xmodal.cli import run_demo, run_search, run_train
 from xmodal.data import PairedData, PairSplit, load_data, write_h5
@@ -226,7 +226,7 @@ def test_large_uploads_are_refused(address):
 
 
 @pytest.mark.parametrize("width", [400, 1400])
-def test_a_query_is_typed_and_answered(chromium, address, width):  # noqa: F811
+def test_a_query_is_typed_and_answered(chromium, address, width):
     with visiting(chromium, address, width) as visit:
         page = visit.page
         page.get_by_role("tab", name="Type").click()
@@ -243,7 +243,7 @@ def test_a_query_is_typed_and_answered(chromium, address, width):  # noqa: F811
         assert visit.complaints == []
 
 
-def test_a_picture_is_uploaded_and_answered(chromium, address, tmp_path):  # noqa: F811
+def test_a_picture_is_uploaded_and_answered(chromium, address, tmp_path):
     Image.new("RGB", (40, 40), (40, 60, 230)).save(tmp_path / "any.png")
     with visiting(chromium, address) as visit:
         page = visit.page
@@ -254,7 +254,7 @@ def test_a_picture_is_uploaded_and_answered(chromium, address, tmp_path):  # noq
         assert "blue" in page.locator(".found li").all_inner_texts()[0]
 
 
-def test_a_half_digit_is_drawn_and_answered(chromium, tmp_path, monkeypatch):  # noqa: F811
+def test_a_half_digit_is_drawn_and_answered(chromium, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run_train.main(["--model", str(MODELS / "digits_cca.py"), "--data", "digits"]) == 0
     with served(Path("runs/digits_cca")) as address, visiting(chromium, address) as visit:
