@@ -15,7 +15,23 @@ from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection, Len
 from xmodal.linear import PLS, Identity, KernelCCA, LinearCCA
 from xmodal.metrics import retrieval_metrics
 from xmodal.networks import CorrNet, TwoTower
-from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum
+from xmodal.objectives import (
+    BarlowTwins,
+    Circle,
+    CorrNetObjective,
+    EckartYoung,
+    InfoNCE,
+    NeighbourhoodComponents,
+    NoiseRegularised,
+    PairwiseRanking,
+    Siamese,
+    SigmoidPairs,
+    SoftDecorrelation,
+    TraceNorm,
+    Triplet,
+    VICReg,
+    WeightedSum,
+)
 from xmodal.ranges import Range
 from xmodal.runs import load_run
 from xmodal.search import Gallery
@@ -25,12 +41,15 @@ __version__ = "0.0.1"
 
 __all__ = [
     "PLS",
+    "BarlowTwins",
     "CCALayer",
     "CCAReadout",
     "CheckpointError",
+    "Circle",
     "CorrNet",
     "CorrNetObjective",
     "DataError",
+    "EckartYoung",
     "Embedded",
     "ExperimentError",
     "Gallery",
@@ -40,14 +59,21 @@ __all__ = [
     "LearnedProjection",
     "LengthNorm",
     "LinearCCA",
+    "NeighbourhoodComponents",
+    "NoiseRegularised",
     "NumericalError",
     "PairSplit",
     "PairedData",
     "PairwiseRanking",
     "Range",
+    "Siamese",
+    "SigmoidPairs",
+    "SoftDecorrelation",
     "TraceNorm",
     "TrainConfig",
+    "Triplet",
     "TwoTower",
+    "VICReg",
     "WeightedSum",
     "XmodalError",
     "embed",

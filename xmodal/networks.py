@@ -67,12 +67,15 @@ class TwoTower(nn.Module):
         norm: applied to the coordinates of both views last, such as :class:`xmodal.layers.LengthNorm`. Metrics and
             ranking objectives compare by cosine with or without it; without it the coordinates of a CCA head keep
             their scale and can be truncated.
+        noise: whether training batches bring along what the towers make of noise, for
+            :class:`xmodal.objectives.NoiseRegularised`. ``extras`` then hold, of each view, ``items1`` (n, *shape1),
+            ``noise1`` (standard normal, of that shape), ``tower1`` (n, d) and ``noise_tower1`` (n, d).
     """
 
     def __init__(self, tower1: nn.Module, tower2: nn.Module, head: CCALayer | CCAReadout | LearnedProjection,
-                 norm: nn.Module | None = None) -> None:
+                 norm: nn.Module | None = None, noise: bool = False) -> None:
         super().__init__()
-        self.tower1, self.tower2, self.head = tower1, tower2, head
+        self.tower1, self.tower2, self.head, self.noise = tower1, tower2, head, noise
         self.norm = norm if norm is not None else nn.Identity()
 
     def forward(self, x: Tensor, y: Tensor) -> Embedded:
@@ -82,10 +85,14 @@ class TwoTower(nn.Module):
         result is that of the whole batch.
         """
         a, b = self.tower1(x), self.tower2(y)
+        extras: Mapping[str, Tensor] = {}
+        if self.training and self.noise:
+            extras = {**_noise_seen(1, self.tower1, x, a), **_noise_seen(2, self.tower2, y, b)}
         if self.training:
             a, b = gather_rows(a, b)
         embedded = self.head(a, b)
-        return embedded._replace(view1=self.norm(embedded.view1), view2=self.norm(embedded.view2))
+        return embedded._replace(view1=self.norm(embedded.view1), view2=self.norm(embedded.view2),
+                                 extras={**embedded.extras, **extras})
 
     def embed_view1(self, x: Tensor) -> Tensor:
         """x (n, *shape1) to (n, d), by the stored statistics; call it in eval mode."""
@@ -115,6 +122,13 @@ class TwoTower(nn.Module):
             self.tower1.train(train_mode)
             self.tower2.train(train_mode)
             return self.head.refit((self.tower1(x), self.tower2(y)) for x, y in batches)
+
+
+def _noise_seen(view: int, tower: nn.Module, items: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    """What a tower makes of noise in place of a batch, and of the batch, of all processes."""
+    noise = torch.randn_like(items)
+    gathered = gather_rows(items, noise, seen, tower(noise))
+    return dict(zip((f"items{view}", f"noise{view}", f"tower{view}", f"noise_tower{view}"), gathered, strict=True))
 
 
 class CorrNet(nn.Module):

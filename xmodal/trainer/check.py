@@ -16,6 +16,7 @@ from xmodal.errors import DataError, ExperimentError, NumericalError, XmodalErro
 from xmodal.layers import Embedded
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model, evaluating
+from xmodal.objectives import loss_of_pairs
 from xmodal.trainer.closed_form import check_closed_form
 
 
@@ -36,12 +37,13 @@ def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, dat
                               "are fitted in closed form")
     if not any(p.requires_grad for p in model.parameters()):
         raise ExperimentError("the model has no parameters to train")
-    batch = next(pair_batches(data.train.take(2), 2))
+    few = data.train.take(2)
+    batch = next(pair_batches(few, 2))
     state = torch.get_rng_state()
     try:
         with warnings.catch_warnings(), alone():
             warnings.simplefilter("ignore")  # two pairs are few for any head
-            _trial_step(copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu(), batch)
+            _trial_step(copy.deepcopy(model).cpu().train(), copy.deepcopy(objective).cpu(), batch, few.labels)
     except NumericalError as error:
         raise NumericalError(f"training can't start: {error}; {largest_values(batch)}") from error
     except ExperimentError as error:
@@ -52,14 +54,14 @@ def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, dat
         torch.set_rng_state(state)
 
 
-def _trial_step(model: Model, objective: nn.Module, batch: Batch) -> None:
+def _trial_step(model: Model, objective: nn.Module, batch: Batch, labels: Tensor | None) -> None:
     shapes = f"items of shape {tuple(batch.view1.shape[1:])} and {tuple(batch.view2.shape[1:])}"
     with _blaming("the model", shapes):
         embedded = model(batch.view1, batch.view2)
     if not isinstance(embedded, Embedded):
         raise ExperimentError(f"the model's forward must return xmodal.Embedded, got {type(embedded).__name__}")
     with _blaming("the objective", shapes):
-        loss = objective(embedded, batch.pairs)
+        loss = loss_of_pairs(objective, embedded, batch.pairs, labels)
     if not isinstance(loss, Tensor) or loss.ndim != 0 or not loss.requires_grad:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         if isinstance(loss, Tensor) and loss.ndim == 0:

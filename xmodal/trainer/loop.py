@@ -23,6 +23,7 @@ from xmodal.evaluator import embed, tower_precision
 from xmodal.linear import ClosedForm
 from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.networks import Model, evaluating
+from xmodal.objectives import loss_of_pairs
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
@@ -130,7 +131,7 @@ class _Training:
                  run: RunFolder | None, device: torch.device, display: Display) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
         self.seed, self.folder, self.device, self.display = seed, run, device, display
-        self.step = make_step(model, objective, config.precision)
+        self.step = make_step(model, objective, config.precision, data.train.labels)
         self.optimizer = make_optimizer([model, objective], config)
         self.part = rank(), size()
         self.progress = Progress(config.learning_rate, config.patience, config.patience, config.refinement_steps)
@@ -280,7 +281,8 @@ class _Training:
             for batch in pair_batches(split, self.config.batch_size, start=low, stop=high, device=self.device):
                 with tower_precision(self.config.precision, self.device):
                     embedded = self.model(batch.view1, batch.view2)
-                losses.append(float(self.objective(embedded, batch.pairs)) * len(batch.pairs))
+                loss_here = loss_of_pairs(self.objective, embedded, batch.pairs, split.labels)
+                losses.append(float(loss_here) * len(batch.pairs))
                 rows1.append(embedded.view1)
                 rows2.append(embedded.view2)
         loss = float(add_up(torch.tensor(sum(losses), dtype=torch.float64))) / len(split)

@@ -13,14 +13,21 @@ from xmodal.errors import ExperimentError
 from xmodal.evaluator import tower_precision
 from xmodal.layers.batch_norm import share_batch_norms
 from xmodal.networks import Model, compiled_towers
+from xmodal.objectives import loss_of_pairs
 
 
 class Step(nn.Module):
-    """What is differentiated, and what DistributedDataParallel looks after."""
+    """What is differentiated, and what DistributedDataParallel looks after.
 
-    def __init__(self, model: Model, objective: nn.Module, precision: str) -> None:
+    Args:
+        model, objective: what is trained by what.
+        precision: of the towers.
+        labels: classes of the view-1 items of the training split, for objectives that ask for them.
+    """
+
+    def __init__(self, model: Model, objective: nn.Module, precision: str, labels: Tensor | None = None) -> None:
         super().__init__()
-        self.model, self.objective, self.precision = model, objective, precision
+        self.model, self.objective, self.precision, self.labels = model, objective, precision, labels
 
     def forward(self, view1: Tensor, view2: Tensor, pairs: Tensor) -> Tensor:
         """The loss of the whole batch, given this process's part of it."""
@@ -30,12 +37,12 @@ class Step(nn.Module):
         if len(embedded.view1) != len(pairs):
             raise ExperimentError(f"{type(self.model).__name__} can't be trained by several processes: in train mode "
                                   "its forward must gather the parts of a batch (xmodal.distributed.gather_rows)")
-        return self.objective(embedded, pairs)
+        return loss_of_pairs(self.objective, embedded, pairs, self.labels)
 
 
-def make_step(model: Model, objective: nn.Module, precision: str) -> nn.Module:
+def make_step(model: Model, objective: nn.Module, precision: str, labels: Tensor | None = None) -> nn.Module:
     """The step of this process; several share the batch norms of ``model`` and take the mean of their gradients."""
-    step = Step(model, objective, precision)
+    step = Step(model, objective, precision, labels)
     if size() == 1:
         return step
     share_batch_norms(model)
