@@ -1,12 +1,12 @@
 """All objectives with the same towers and budget, on MNIST halves and on icons and their names.
 
-  python -m benchmarks.objectives mnist_halves          # 20 epochs, 3 seeds
+  python -m benchmarks.objectives mnist_halves          # 12 epochs, 3 seeds
   python -m benchmarks.objectives icons --rows InfoNCE "sigmoid pairs"
   python -m benchmarks.objectives steps                 # what a step of each costs, as a ratio to the ranking loss
   python -m benchmarks.objectives tables                # prints what is there
 
-Towers, batch size, optimiser, schedule and epochs are the same for all; only what an objective cannot do without differs:
-the trace norm needs a CCA layer, classes need labels. Every finished training is a line in
+Towers, batch size, optimiser, schedule and epochs are the same for all; only what an objective cannot do without
+differs: the trace norm needs a CCA layer, classes need labels. Every finished training is a line in
 benchmarks/results/objectives.jsonl; started again, a study goes on where it stopped.
 """
 from __future__ import annotations
@@ -85,7 +85,7 @@ ROWS = {
 }
 BUDGET = {"batch_size": 1000, "learning_rate": 2e-3, "schedule": "cosine", "refinement_steps": 0}
 PROBLEMS = {
-    "mnist_halves": Problem(([500, 300], [500, 300]), TrainConfig(dim_latent=50, max_epochs=20, patience=20, **BUDGET)),
+    "mnist_halves": Problem(([500, 300], [500, 300]), TrainConfig(dim_latent=50, max_epochs=12, patience=12, **BUDGET)),
     "icons": Problem(([1024], [1024]), TrainConfig(dim_latent=128, max_epochs=20, patience=20, l2=1e-3, decoupled=True,
                                                    **BUDGET)),
 }
@@ -168,8 +168,8 @@ def run(study: str, seeds: list[int], rows: list[str] | None) -> None:
                 continue
             result = train_row(problem, row, data, seed)
             keep(FILE, {**result, "study": study, "row": name, "fingerprint": data.fingerprint})
-            print(f"{name}, seed {seed}: MRR {result['V1_to_V2']['mrr']:.4f} {result['V2_to_V1']['mrr']:.4f}, canonical "
-                  f"{result['canonical_correlation']:.2f}, {result['seconds']:.0f} s", flush=True)
+            print(f"{name}, seed {seed}: MRR {result['V1_to_V2']['mrr']:.4f} {result['V2_to_V1']['mrr']:.4f}, "
+                  f"canonical {result['canonical_correlation']:.2f}, {result['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

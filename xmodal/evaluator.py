@@ -20,11 +20,14 @@ from xmodal.errors import DataError
 from xmodal.linear import LinearCCA
 from xmodal.metrics import (
     DIRECTIONS,
+    Judged,
     Ranks,
+    best_threshold,
     bootstrap_interval,
     canonical_correlation,
     group_retrieval,
     hubness,
+    judge_pairs,
     mean_squared_errors,
     retrieval_metrics,
     retrieval_ranks,
@@ -32,6 +35,7 @@ from xmodal.metrics import (
     sum_correlation,
     transfer_accuracy,
     transfer_folds,
+    verification,
 )
 from xmodal.metrics.groups import TOLERANCE, VOTES
 from xmodal.metrics.hubness import CORRECTIONS
@@ -364,6 +368,46 @@ def find_hubs(model: TwoViewModel, data: PairedData, split: str = "test", *, n_t
             ways |= {f"{how}_train": trained[direction][how], how: together[direction][how]}
         found[direction] = ways
     return found
+
+
+class Verified(NamedTuple):
+    """What :func:`verify` found: ``report`` for people and files, ``judged`` pairs of the split for curves."""
+
+    report: dict[str, Any]
+    judged: Judged
+
+
+def verify(model: TwoViewModel, data: PairedData, split: str = "test", *, n_test: int | None = None,
+           device: str | torch.device = "cpu", precision: str = "float32", seed: int = 0) -> Verified:
+    """Are these two items the same? Matching pairs of a split against others, by cosines.
+
+    Others are drawn at random (20 for each matching pair, a million at most), or hard: for each view-1 item the nearest
+    one that doesn't match. The thresholds come from the validation pairs, for either kind of others.
+
+    Args:
+        model: anything with ``embed_view1`` and ``embed_view2``.
+        data: its validation pairs give the thresholds.
+        split: "test", "valid", "train" or a further test split.
+        n_test: only the first so many pairs.
+        device, precision: where and how to run the towers.
+        seed: of the random pairs.
+
+    Returns:
+        A report ``{"random": {...}, "hard": {...}}``, each as :func:`xmodal.metrics.verification` has it, and the
+        cosines.
+
+    Raises:
+        NumericalError: an embedding is not finite; names view and rows.
+    """
+    def judged(chosen: PairSplit) -> Judged:
+        z1, z2 = embed(model, chosen, device=device, precision=precision)
+        return judge_pairs(z1, z2, chosen.pairs, seed)
+
+    valid, found = judged(data.valid), judged(_chosen(data, split, n_test))
+    report = {kind: verification(found.matching, getattr(found, kind),
+                                 best_threshold(valid.matching, getattr(valid, kind)))
+              for kind in ("random", "hard") if len(getattr(found, kind)) and len(getattr(valid, kind))}
+    return Verified(report, found)
 
 
 def linear_cca_baseline(data: PairedData, dim: int) -> LinearCCA:

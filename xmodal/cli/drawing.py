@@ -16,9 +16,10 @@ from xmodal.data import PairedData, PairSplit, StreamedView, pair_batches, view_
 from xmodal.data.pairs import View
 from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, embed, restore
-from xmodal.metrics import retrieval_ranks
+from xmodal.metrics import Judged, retrieval_ranks, roc
 from xmodal.networks import CorrNet, Model, evaluating
 from xmodal.pictures import Items, ViewStyle, neighbour_sheet, reconstruction_sheet, walk_strip, write_png
+from xmodal.report import plot_roc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,8 +55,8 @@ def check_out(args: argparse.Namespace) -> None:
     """Whether ``--out`` names one picture, and can be written."""
     if args.out is None:
         return
-    if sum(option is not None for option in (args.reconstruct, args.walk, args.neighbours)) != 1:
-        raise DataError("--out names one picture: give it with either --reconstruct, --walk or --neighbours")
+    if sum(option is not None for option in (args.reconstruct, args.walk, args.neighbours)) + args.verify != 1:
+        raise DataError("--out names one picture: give it with either --reconstruct, --walk, --neighbours or --verify")
     if args.out.suffix.lower() != ".png":
         raise DataError(f"--out {args.out}: expected a file that ends in .png, got {args.out.suffix or 'no suffix'}")
     if "\0" in str(args.out):
@@ -162,6 +163,13 @@ def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, di
     names = [] if split.ids is None else [split.ids[item] for item in pairs[rows, 0].tolist()]
     return Picture(f"neighbours_{direction}", sheet,
                    [f"  row {row}: {name}" for row, name in enumerate(names, start=1)])
+
+
+def draw_roc(judged: Judged) -> Picture:
+    """True accepts against false ones, for others at random and for the nearest."""
+    curves = {f"{kind} others": roc(judged.matching, getattr(judged, kind)) for kind in ("random", "hard")
+              if len(getattr(judged, kind))}
+    return Picture("roc", plot_roc({name: (curve.false_accepts, curve.true_accepts) for name, curve in curves.items()}))
 
 
 def items_of(view: View, rows: Tensor) -> Tensor:

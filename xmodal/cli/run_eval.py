@@ -4,7 +4,7 @@
   python run_eval.py --model models/digits_ccal_cont.py --data digits --V2_to_V1
   python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
   python run_eval.py --model models/digits_ccal_cont.py --data digits --transfer
-  python run_eval.py --model models/x.py --data mine.npz --hubness
+  python run_eval.py --model models/x.py --data mine.npz --hubness --verify
   python run_eval.py --model models/x.py --data mine.h5 --group piece --excerpt 20
   python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
   python run_eval.py --model models/x.py --data mine.h5 --embeddings embeddings.h5
@@ -35,6 +35,7 @@ from xmodal.cli.drawing import (
     check_out,
     check_restores,
     draw_pictures,
+    draw_roc,
     write_pictures,
 )
 from xmodal.cli.page import check_html, write_page
@@ -52,10 +53,19 @@ from xmodal.evaluator import (
     retrieve_groups,
     tower_precision,
     transfer,
+    verify,
     write_embeddings,
 )
 from xmodal.networks import CorrNet
-from xmodal.report import baseline_line, evaluation_block, group_block, hub_block, restoring_block, transfer_block
+from xmodal.report import (
+    baseline_line,
+    evaluation_block,
+    group_block,
+    hub_block,
+    restoring_block,
+    transfer_block,
+    verification_block,
+)
 from xmodal.runs import load_model
 
 
@@ -72,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--linear_cca", action="store_true", help="also fit and print linear CCA of the raw views")
     parser.add_argument("--transfer", action="store_true",
                         help="also train linear SVMs on one view and test them on the other; needs labels")
+    parser.add_argument("--verify", action="store_true", help="also tell matching pairs from others, random and hard "
+                        "ones (ROC area, equal error rate, ...), and draw the curves: roc.png in the run folder")
     parser.add_argument("--hubness", action="store_true", help="also tell how strong hubs are, and what CSLS and the "
                         "inverted softmax find, which correct for them")
     parser.add_argument("--group", metavar="WORD", help="also retrieve whole groups, called WORD (such as piece), by "
@@ -118,6 +130,10 @@ def run_eval(args: argparse.Namespace) -> int:
                                          n_test=args.n_test, intervals=intervals, seed=args.seed)
     if args.transfer:
         metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    verified = verify(model, data, args.split, n_test=args.n_test, device=device, precision=precision,
+                      seed=args.seed) if args.verify else None
+    if verified is not None:
+        metrics["verification"] = verified.report
     if args.hubness:
         metrics["hubness"] = find_hubs(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
     if args.group is not None:
@@ -131,6 +147,8 @@ def run_eval(args: argparse.Namespace) -> int:
         write_embeddings(model, data, args.split, args.embeddings, device=device, precision=precision)
     with tower_precision(precision, device):
         pictures = draw_pictures(args, model, data, chosen, counted, device, precision)
+    if verified is not None:
+        pictures.append(draw_roc(verified.judged))
     if args.json:
         print(to_json(metrics), end="")
     else:
@@ -141,6 +159,8 @@ def run_eval(args: argparse.Namespace) -> int:
             print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
         if args.transfer:
             print(transfer_block(metrics["transfer"]))
+        if args.verify:
+            print(verification_block(metrics["verification"]))
         if args.hubness:
             print(hub_block(metrics["hubness"], direction))
         if args.group is not None:

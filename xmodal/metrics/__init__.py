@@ -7,28 +7,34 @@ from xmodal.metrics.ranks import Ranks, retrieval_ranks
 from xmodal.metrics.restoring import mean_squared_errors
 from xmodal.metrics.retrieval import DIRECTIONS, PRIMARY, Primary, rank_metrics, retrieval_metrics
 from xmodal.metrics.transfer import TransferAccuracy, transfer_accuracy, transfer_folds
+from xmodal.metrics.verification import Judged, best_threshold, judge_pairs, roc, verification
 
 __all__ = [
     "DIRECTIONS",
     "PRIMARY",
     "Interval",
+    "Judged",
     "Primary",
     "Ranks",
     "TransferAccuracy",
+    "best_threshold",
     "bootstrap_interval",
     "canonical_correlation",
     "favour",
     "group_retrieval",
     "hubness",
+    "judge_pairs",
     "mean_squared_errors",
     "occurrences",
     "paired_bootstrap_difference",
     "rank_metrics",
     "retrieval_metrics",
     "retrieval_ranks",
+    "roc",
     "skewness",
     "split_ids",
     "sum_correlation",
     "transfer_accuracy",
     "transfer_folds",
+    "verification",
 ]

@@ -1,5 +1,5 @@
 """What people read of runs: text blocks, curves. Formatting only."""
-from xmodal.report.curves import MOST_EPOCHS, plot_curves
+from xmodal.report.curves import MOST_EPOCHS, plot_curves, plot_roc
 from xmodal.report.text import (
     baseline_line,
     epoch_header,
@@ -9,6 +9,7 @@ from xmodal.report.text import (
     hub_block,
     restoring_block,
     transfer_block,
+    verification_block,
 )
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "group_block",
     "hub_block",
     "plot_curves",
+    "plot_roc",
     "restoring_block",
     "transfer_block",
+    "verification_block",
 ]

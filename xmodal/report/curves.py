@@ -183,3 +183,28 @@ def _label(figure: Figure, axes: Axes, key: str, high_is_better: bool, columns: 
         labels = ["training", "validation", *labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False,
                   handlelength=3)
+
+
+def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """True accepts against false ones, on a logarithmic axis, since it is the small shares that matter.
+
+    Args:
+        curves: (false accepts, true accepts), shares from 0 to 1, by name.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    least = min((float(false[false > 0].min()) for false, _ in curves.values() if (false > 0).any()), default=1e-3)
+    for number, (name, (false, true)) in enumerate(curves.items()):
+        axes.step(100 * np.clip(false, least / 2, 1), 100 * true, where="post", color=COLOURS[number % len(COLOURS)],
+                  label=name, linewidth=1.6)
+    chance = np.geomspace(least / 2, 1, 100)
+    axes.plot(100 * chance, 100 * chance, color="0.6", linestyle=(0, (4, 3)), linewidth=1, label="chance")
+    axes.set(xscale="log", xlabel="false accepts (%)", ylabel="true accepts (%)", ylim=(0, 101),
+             xlim=(100 * least / 2, 100))
+    axes.grid(color="0.9")
+    axes.legend(frameon=False)
+    return figure

@@ -116,6 +116,21 @@ def hub_block(hubs: Mapping[str, Any], direction: str) -> str:
                                      "queries that share the greatest hub", WIDTH)])
 
 
+def verification_block(report: Mapping[str, Any]) -> str:
+    """What ``xmodal.evaluator.verify`` reports, as a small table of at most 80 columns."""
+    rows = (("Matching pairs, others", lambda one: f"{one['n_matching']}, {one['n_others']}"),
+            ("Area under the ROC curve", lambda one: f"{one['auc']:.4f}"),
+            ("Equal error rate", lambda one: f"{one['eer']:.2f}"),
+            ("Accuracy, threshold of validation", lambda one: f"{one['accuracy']:.2f} ({one['threshold']:.3f})"),
+            ("True accepts at 0.1 % false ones", lambda one: _number(one["tar@0.1%"], ".2f")),
+            ("True accepts at 1 % false ones", lambda one: _number(one["tar@1%"], ".2f")))
+    kinds = [kind for kind in ("random", "hard") if kind in report]
+    head = "".join(f" {kind + ' others':>18}" for kind in kinds)
+    return "\n".join(["Verification: does a pair match? (percent; others at random, or nearest)", f"{'':<34}{head}",
+                      *(f"{name:<34}" + "".join(f" {cell(report[kind]):>18}" for kind in kinds)
+                        for name, cell in rows)])
+
+
 def restoring_block(errors: Mapping[str, float]) -> str:
     """What ``xmodal.evaluator.restoring_errors`` returns, as a small table."""
     rows = (("from view 1 alone", "view1"), ("from view 2 alone", "view2"), ("from both", "both"))

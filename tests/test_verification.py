@@ -1,0 +1,110 @@
+"""Verification against scikit-learn, by hand, and on problems whose answer is known."""
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from xmodal.cli import run_eval, run_train
+from xmodal.errors import DataError
+from xmodal.metrics.verification import best_threshold, equal_error_rate, judge_pairs, roc, verification
+
+SCORES = st.lists(st.integers(-3, 3).map(lambda x: x / 4), min_size=1, max_size=25)
+
+
+@given(SCORES, SCORES)
+def test_the_area_is_scikit_learns_ties_included(matching, others):
+    truth = [1] * len(matching) + [0] * len(others)
+    assert verification(matching, others)["auc"] == pytest.approx(roc_auc_score(truth, [*matching, *others]))
+
+
+@given(SCORES, SCORES)
+def test_the_curve_counts_and_its_area_is_the_area(matching, others):
+    curve = roc(matching, others)
+    for false, true, threshold in zip(*curve, strict=True):
+        assert false == pytest.approx(np.mean(np.array(others) >= threshold))
+        assert true == pytest.approx(np.mean(np.array(matching) >= threshold))
+    assert (np.diff(curve.false_accepts) >= 0).all() and (np.diff(curve.true_accepts) >= 0).all()
+    assert np.trapezoid(curve.true_accepts, curve.false_accepts) == pytest.approx(verification(matching, others)["auc"])
+    assert 0 <= equal_error_rate(curve) <= 1
+
+
+@given(SCORES, SCORES)
+def test_no_threshold_is_better_than_the_best(matching, others):
+    def accuracy(threshold: float) -> float:
+        found = verification(matching, others, threshold)["accuracy"]
+        assert found is not None
+        return found
+
+    best = accuracy(best_threshold(matching, others))
+    assert all(best >= accuracy(threshold) - 1e-9 for threshold in np.linspace(-1, 1, 41))
+
+
+def test_two_normal_distributions():
+    rng = np.random.default_rng(0)
+    matching, others = rng.normal(1.0, 1, 200_000), rng.normal(-1.0, 1, 200_000)
+    found = verification(matching, others, 0.0)
+    assert found["auc"] == pytest.approx(norm.cdf(math.sqrt(2)), abs=2e-3)
+    assert found["eer"] == pytest.approx(100 * norm.cdf(-1), abs=0.3)
+    assert found["accuracy"] == pytest.approx(100 * norm.cdf(1), abs=0.3)
+    assert found["tar@1%"] == pytest.approx(100 * norm.sf(norm.isf(0.01) - 2), abs=1.0)
+    assert found["tar@0.1%"] == pytest.approx(100 * norm.sf(norm.isf(0.001) - 2), abs=1.0)
+    assert best_threshold(matching, others) == pytest.approx(0.0, abs=0.1)
+
+
+def test_few_others_cannot_show_few_false_accepts():
+    found = verification([0.9, 0.8], [0.1] * 100)
+    assert found["tar@0.1%"] is None and found["tar@1%"] == 100.0 and found["eer"] == 0.0
+
+
+def test_pairs_are_judged_by_their_cosines():
+    draw = torch.Generator().manual_seed(0)
+    z1, z2 = torch.randn(30, 5, generator=draw), torch.randn(60, 5, generator=draw)
+    pairs = torch.stack([torch.arange(60) % 30, torch.arange(60)], dim=1)
+    judged = judge_pairs(z1, z2, pairs)
+    cosines = torch.nn.functional.normalize(z1) @ torch.nn.functional.normalize(z2).T
+    torch.testing.assert_close(judged.matching.sort().values, cosines[pairs[:, 0], pairs[:, 1]].sort().values)
+    matches = torch.zeros(30, 60, dtype=torch.bool)
+    matches[pairs[:, 0], pairs[:, 1]] = True
+    torch.testing.assert_close(judged.hard, cosines.masked_fill(matches, -2).amax(dim=1))
+    free = cosines[~matches]
+    assert len(judged.random) == 1200 and (judged.random[:, None] - free).abs().amin(dim=1).max() < 1e-6
+    assert float(judged.random.mean()) == pytest.approx(float(free.mean()), abs=0.05)
+    assert torch.equal(judged.random, judge_pairs(z1, z2, pairs).random)
+
+
+def test_items_that_match_everything_have_no_hard_pair():
+    judged = judge_pairs(torch.eye(3), torch.eye(3)[:2], torch.tensor([[0, 0], [0, 1], [1, 0], [2, 1]]))
+    assert len(judged.hard) == 2
+    with pytest.raises(DataError, match="no pairs to tell apart"):
+        judge_pairs(torch.eye(2), torch.eye(2), torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]))
+
+
+@pytest.mark.parametrize("scores", [[], [math.nan], [math.inf], [[1.0]]])
+def test_scores_that_are_none_are_refused(scores):
+    with pytest.raises(DataError, match="expected finite scores of matching pairs"):
+        verification(scores, [0.0])
+
+
+def test_the_command_shows_keeps_and_draws_it(tmp_path, monkeypatch, capsys):
+    options = ["--model", str(Path(__file__).parent.parent / "models" / "digits_cca.py"), "--data", "digits"]
+    monkeypatch.chdir(tmp_path)
+    assert run_train.main(options) == 0
+    capsys.readouterr()
+    assert run_eval.main([*options, "--verify"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(Path("runs/digits_cca/metrics.json").read_text())["verification"]
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert f"{found['random']['auc']:.4f}" in out and f"{found['hard']['eer']:.2f}" in out
+    assert found["random"]["auc"] > 0.9 > found["hard"]["auc"]  # the nearest of 400 are hard to tell
+    assert Path("runs/digits_cca/roc.png").read_bytes().startswith(b"\x89PNG")
+    assert run_eval.main([*options, "--verify", "--out", "mine.png", "--n_test", "30"]) == 0
+    assert Path("mine.png").exists() and "true accepts at 0.1" in capsys.readouterr().out.lower()
