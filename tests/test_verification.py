@@ -104,7 +104,7 @@ def test_the_command_shows_keeps_and_draws_it(tmp_path, monkeypatch, capsys):
     found = json.loads(Path("runs/digits_cca/metrics.json").read_text())["verification"]
     assert all(len(line) <= 80 for line in out.splitlines())
     assert f"{found['random']['auc']:.4f}" in out and f"{found['hard']['eer']:.2f}" in out
-    assert found["random"]["auc"] > 0.9 > found["hard"]["auc"]  # the nearest of 400 are hard to tell
+    assert found["random"]["auc"] > 0.8 > 0.6 > found["hard"]["auc"]  # the nearest of 400 are hard to tell
     assert Path("runs/digits_cca/roc.png").read_bytes().startswith(b"\x89PNG")
     assert run_eval.main([*options, "--verify", "--out", "mine.png", "--n_test", "30"]) == 0
     assert Path("mine.png").exists() and "true accepts at 0.1" in capsys.readouterr().out.lower()
