@@ -183,7 +183,7 @@ def neighbour_table(query: Query, found: Neighbours, direction: str, gallery: di
               if row >= 0]
     width = min(32, max([len("id"), *(len(_printable(name)) for _, _, name, _ in places)]))
     lines = [*textwrap.wrap(f"{_printable(query.shown)} ({direction}, {gallery_line(gallery)})", WIDTH),
-             f"{'':>5}  {'score':>6}  {'id':<{width}}"]
+             f"{'':>5}  {'score':>6}  id"]
     for place, (score, row, name, caption) in enumerate(places, start=1):
         line = f"{place:>3} {'*' if row in partners else ' '}  {score:6.3f}  {_cut(_printable(name), width):<{width}}  "
         lines.append((line + _cut(_printable(caption), WIDTH - len(line))).rstrip())
