@@ -1,8 +1,7 @@
-"""Models: two towers and a head, or a two-view autoencoder, with one view embeddable without the other."""
+"""An autoencoder of two views with one code."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -10,125 +9,9 @@ from torch import Tensor, nn
 
 from xmodal.distributed import add_up, gather_rows, rank, size
 from xmodal.errors import DataError, ExperimentError
-from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection, LengthNorm
-from xmodal.layers.batch_norm import SharedBatchNorm
+from xmodal.layers import Embedded
 from xmodal.layers.embedded import result_dtype
-
-
-@contextmanager
-def evaluating(model: object) -> Iterator[None]:
-    """Eval mode without gradients inside the block; every submodule's own mode is restored after it. What is no
-    network has no modes."""
-    modes = {}
-    if isinstance(model, nn.Module):
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextmanager
-def compiled_towers(model: nn.Module) -> Iterator[None]:
-    """Inside the block the parts of a model that are networks, all but its head and norm, run as :func:`torch.compile`
-    makes them; names, weights and modes are what they were.
-
-    ``nn.Module.compile`` would leave an ``nn.Sequential`` as it is: dynamo skips what is defined in torch itself.
-    """
-    parts = [part for part in model.children()
-             if not isinstance(part, CCALayer | CCAReadout | LearnedProjection | LengthNorm | nn.Identity)]
-    exchanging: list[nn.Module] = [module for part in parts for module in part.modules()
-                                   if module is not part and isinstance(module, SharedBatchNorm)]  # not to be traced
-    for module in exchanging:
-        module.forward = torch.compiler.disable(partial(_forward, type(module).forward, module))
-    for part in parts:
-        part.forward = torch.compile(partial(_forward, type(part).forward, part))
-    try:
-        yield
-    finally:
-        for module in {*exchanging, *parts}:
-            del module.forward
-
-
-def _forward(forward: Callable[..., Tensor], part: nn.Module, *items: Tensor) -> Tensor:
-    return forward(part, *items)
-
-
-class TwoTower(nn.Module):
-    """One network per view and a head over both.
-
-    Args:
-        tower1, tower2: map (n, *item shape) to (n, d).
-        head: maps two tower outputs into the shared space: :class:`CCALayer`, :class:`LearnedProjection` or
-            :class:`CCAReadout`.
-        norm: applied to the coordinates of both views last, such as :class:`xmodal.layers.LengthNorm`. Metrics and
-            ranking objectives compare by cosine with or without it; without it the coordinates of a CCA head keep
-            their scale and can be truncated.
-        noise: whether training batches bring along what the towers make of noise, for
-            :class:`xmodal.objectives.NoiseRegularised`. ``extras`` then hold, of each view, ``items1`` (n, *shape1),
-            ``noise1`` (standard normal, of that shape), ``tower1`` (n, d) and ``noise_tower1`` (n, d).
-    """
-
-    def __init__(self, tower1: nn.Module, tower2: nn.Module, head: CCALayer | CCAReadout | LearnedProjection,
-                 norm: nn.Module | None = None, noise: bool = False) -> None:
-        super().__init__()
-        self.tower1, self.tower2, self.head, self.noise = tower1, tower2, head, noise
-        self.norm = norm if norm is not None else nn.Identity()
-
-    def forward(self, x: Tensor, y: Tensor) -> Embedded:
-        """Embeds a batch of pairs: x (n, *shape1), y (n, *shape2).
-
-        In train mode, where several processes train together, x and y are this process's part of a batch and the
-        result is that of the whole batch.
-        """
-        a, b = self.tower1(x), self.tower2(y)
-        extras: Mapping[str, Tensor] = {}
-        if self.training and self.noise:
-            extras = {**_noise_seen(1, self.tower1, x, a), **_noise_seen(2, self.tower2, y, b)}
-        if self.training:
-            a, b = gather_rows(a, b)
-        embedded = self.head(a, b)
-        return embedded._replace(view1=self.norm(embedded.view1), view2=self.norm(embedded.view2),
-                                 extras={**embedded.extras, **extras})
-
-    def embed_view1(self, x: Tensor) -> Tensor:
-        """x (n, *shape1) to (n, d), by the stored statistics; call it in eval mode."""
-        return self.norm(self.head.embed_view1(self.tower1(x)))
-
-    def embed_view2(self, y: Tensor) -> Tensor:
-        """y (n, *shape2) to (n, d), by the stored statistics; call it in eval mode."""
-        return self.norm(self.head.embed_view2(self.tower2(y)))
-
-    @property
-    def blends_statistics(self) -> bool:
-        """Whether training batches are blended with stored statistics, so that these should be there from the start."""
-        return self.head.alpha != 1.0
-
-    def refit(self, batches: Iterable[tuple[Tensor, Tensor]], train_mode: bool = False) -> int:
-        """Replaces the head's running statistics by the exact ones of the given pairs.
-
-        Args:
-            batches: pairs of tensors (n, *shape1), (n, *shape2).
-            train_mode: run the towers as training does (batch norm by the batch, dropout) instead of in eval mode: for
-                statistics that the first training batches are to be blended with.
-
-        Returns:
-            How many pairs were seen.
-        """
-        with evaluating(self):
-            self.tower1.train(train_mode)
-            self.tower2.train(train_mode)
-            return self.head.refit((self.tower1(x), self.tower2(y)) for x, y in batches)
-
-
-def _noise_seen(view: int, tower: nn.Module, items: Tensor, seen: Tensor) -> dict[str, Tensor]:
-    """What a tower makes of noise in place of a batch, and of the batch, of all processes."""
-    noise = torch.randn_like(items)
-    gathered = gather_rows(items, noise, seen, tower(noise))
-    return dict(zip((f"items{view}", f"noise{view}", f"tower{view}", f"noise_tower{view}"), gathered, strict=True))
+from xmodal.networks.lazily import Lazily
 
 
 class CorrNet(nn.Module):
@@ -173,12 +56,12 @@ class CorrNet(nn.Module):
                   for source, code in codes.items()}
         if not (self.training and size() > 1):
             return Embedded(codes["view1"], codes["view2"],
-                            extras=_Lazily({"view1": x, "view2": y, "code": codes["both"]}, makers))
+                            extras=Lazily({"view1": x, "view2": y, "code": codes["both"]}, makers))
         whole: dict[str, Callable[[], Tensor]] = {"view1": lambda: x, "view2": lambda: y,
                                                   "code": lambda: codes["both"], **makers}
         code1, code2 = gather_rows(codes["view1"], codes["view2"])
         return Embedded(code1, code2,
-                        extras=_Lazily({}, {name: partial(_gathered, make) for name, make in whole.items()}))
+                        extras=Lazily({}, {name: partial(_gathered, make) for name, make in whole.items()}))
 
     def code(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """(n, k) codes of pairs, or of items of one view alone; call it in eval mode.
@@ -266,29 +149,3 @@ def _decoded(decoder: nn.Module, code: Tensor) -> Tensor:
     """Decoders don't run in bfloat16: what a sigmoid rounds to 1 there has no gradient left."""
     with torch.autocast(code.device.type, enabled=False):
         return decoder(code)
-
-
-class _Lazily(Mapping[str, Tensor]):
-    """Tensors by name, some of which are made when first asked for."""
-
-    def __init__(self, made: Mapping[str, Tensor], makers: Mapping[str, Callable[[], Tensor]]) -> None:
-        self._made, self._makers = dict(made), makers
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._made:
-            self._made[name] = self._makers[name]()
-        return self._made[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._made or name in self._makers
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._made, **self._makers})
-
-    def __len__(self) -> int:
-        return len({**self._made, **self._makers})
-
-
-#: What trainer and evaluator take. A model of a user's own needs ``forward``, ``embed_view1``, ``embed_view2`` and
-#: ``refit`` as these have them; it need not inherit anything but ``nn.Module``.
-Model = TwoTower | CorrNet
