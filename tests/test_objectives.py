@@ -15,6 +15,7 @@ from xmodal.errors import ExperimentError
 from xmodal.layers import CCALayer, Embedded, LearnedProjection
 from xmodal.networks import CorrNet
 from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum, shared_items
+from xmodal.objectives.restoring import restoring_error
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -359,7 +360,8 @@ def test_reconstructions_that_are_nan_give_a_loss_that_is_nan(error):
 
 def test_cross_entropy_is_torchs():
     target, restored = torch.rand(50, 3), torch.rand(50, 3).requires_grad_()
-    ours = CorrNetObjective(error="cross_entropy")._error(restored, target)
+    items = Embedded(target, target, extras={"view1": target, "view1_from_both": restored})
+    ours = restoring_error(items, 1, "both", "cross_entropy", "Reconstruction")
     theirs = torch.nn.functional.binary_cross_entropy(restored, target)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, restored), torch.autograd.grad(theirs, restored))

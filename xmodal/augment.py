@@ -73,6 +73,51 @@ class RandomAffine(nn.Module):
                 f"shift={self.shift:g}, outside={self.outside}")
 
 
+class Masking(nn.Module):
+    """Sets each value of an item to zero with some probability, anew each time: masking noise (Vincent et al. 2010,
+    JMLR 11). In eval mode items pass unchanged; unlike dropout it scales nothing.
+
+    Args:
+        probability: of a value.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0 <= probability < 1:
+            raise ExperimentError(f"Masking: probability must be from 0 to below 1, got {probability}")
+        self.probability = probability
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(n, *shape) to (n, *shape)."""
+        if not self.training:
+            return items
+        return items * (torch.rand(items.shape, device=items.device) >= self.probability)
+
+    def extra_repr(self) -> str:
+        return f"{self.probability:g}"
+
+
+class GaussianNoise(nn.Module):
+    """Adds normal noise to each value of an item, anew each time; in eval mode items pass unchanged.
+
+    Args:
+        deviation: standard deviation of the noise, in units of the values.
+    """
+
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        if not 0 <= deviation < float("inf"):
+            raise ExperimentError(f"GaussianNoise: deviation must not be negative, got {deviation}")
+        self.deviation = deviation
+
+    def forward(self, items: Tensor) -> Tensor:
+        """(n, *shape) to (n, *shape)."""
+        return items + self.deviation * torch.randn_like(items) if self.training else items
+
+    def extra_repr(self) -> str:
+        return f"{self.deviation:g}"
+
+
 class RandomSound(nn.Module):
     """Moves each spectrogram of a batch in time and makes it louder or softer, by amounts of its own, drawn anew each
     time.

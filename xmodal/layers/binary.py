@@ -4,7 +4,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from xmodal.errors import ExperimentError
 
 
 class _Sign(torch.autograd.Function):
@@ -31,3 +33,28 @@ def sign_through(u: Tensor) -> Tensor:
 def imbalance(codes: Tensor) -> Tensor:
     """Mean over bits of the squared mean of codes (n, bits) of ±1: 0 where every bit is set for half of the items."""
     return codes.mean(dim=0).square().mean()
+
+
+class Bits(nn.Module):
+    """Semantic hashing (Salakhutdinov and Hinton 2009): each unit of a code becomes a bit, ±1.
+
+    *Train mode* adds normal noise to what comes in and takes the sign, with a straight-through gradient
+    (:func:`sign_through`): units that are to survive the noise must move away from zero. *Eval mode* takes the sign
+    alone. Two codes then agree in ``(1 + cosine) / 2`` of their bits, so cosines rank as Hamming distances do.
+
+    Args:
+        noise: its standard deviation.
+    """
+
+    def __init__(self, noise: float = 0.3) -> None:
+        super().__init__()
+        if not 0 <= noise < float("inf"):
+            raise ExperimentError(f"Bits: noise must not be negative, got {noise}")
+        self.noise = noise
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(n, bits) real values to (n, bits) of ±1."""
+        return sign_through(z + self.noise * torch.randn_like(z) if self.training and self.noise else z)
+
+    def extra_repr(self) -> str:
+        return f"noise={self.noise:g}"

@@ -11,7 +11,7 @@ from xmodal.distributed import add_up, gather_rows, rank, size
 from xmodal.errors import DataError, ExperimentError
 from xmodal.layers import Embedded
 from xmodal.layers.embedded import result_dtype
-from xmodal.networks.lazily import Lazily
+from xmodal.networks.parts import Lazily, decoded, gathered, restorings, wide
 
 
 class CorrNet(nn.Module):
@@ -51,7 +51,7 @@ class CorrNet(nn.Module):
         _check_rows(x, y)
         (part1, absent1), (part2, absent2) = _with_absent(self.encoder1, x), _with_absent(self.encoder2, y)
         codes = {"both": self._f(part1, part2), "view1": self._f(part1, absent2), "view2": self._f(absent1, part2)}
-        makers = {f"{view}_from_{source}": partial(_decoded, decoder, code)
+        makers = {f"{view}_from_{source}": partial(decoded, decoder, code)
                   for view, decoder in (("view1", self.decoder1), ("view2", self.decoder2))
                   for source, code in codes.items()}
         if not (self.training and size() > 1):
@@ -61,7 +61,7 @@ class CorrNet(nn.Module):
                                                   "code": lambda: codes["both"], **makers}
         code1, code2 = gather_rows(codes["view1"], codes["view2"])
         return Embedded(code1, code2,
-                        extras=Lazily({}, {name: partial(_gathered, make) for name, make in whole.items()}))
+                        extras=Lazily({}, {name: partial(gathered, make) for name, make in whole.items()}))
 
     def code(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """(n, k) codes of pairs, or of items of one view alone; call it in eval mode.
@@ -80,7 +80,7 @@ class CorrNet(nn.Module):
 
     def _code_of_one(self, items: Tensor, encoder: nn.Module, other: nn.Module, other_decoder: nn.Module) -> Tensor:
         part = encoder(items)
-        absent = torch.zeros_like(_decoded(other_decoder, _wide(part[:1])))  # a decoder knows the shape of its items
+        absent = torch.zeros_like(decoded(other_decoder, wide(part[:1])))  # a decoder knows the shape of its items
         return self._f(part, other(absent))
 
     def _f(self, part: Tensor, other: Tensor) -> Tensor:
@@ -101,7 +101,12 @@ class CorrNet(nn.Module):
 
     def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
         """What the decoders make of codes (n, k): (n, *shape1) and (n, *shape2)."""
-        return _decoded(self.decoder1, code), _decoded(self.decoder2, code)
+        return decoded(self.decoder1, code), decoded(self.decoder2, code)
+
+    def restorings(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What is restored of a batch of pairs: ``view1_from_view1``, ``view1_from_view2``, ``view1_from_both``, and
+        the same of view 2; call it in eval mode."""
+        return restorings(self.reconstruct, x, y)
 
     def embed_view1(self, x: Tensor) -> Tensor:
         """x (n, *shape1) to its code (n, k) without view 2; call it in eval mode."""
@@ -121,10 +126,6 @@ def _check_rows(x: Tensor, y: Tensor) -> None:
         raise DataError(f"CorrNet expects as many rows of view1 as of view2; got {len(x)} and {len(y)}")
 
 
-def _gathered(make: Callable[[], Tensor]) -> Tensor:
-    return gather_rows(make())[0]
-
-
 def _with_absent(encoder: nn.Module, items: Tensor) -> tuple[Tensor, Tensor]:
     """An encoder's output for the items, and (1, k) for an absent one, an item of zeros.
 
@@ -133,19 +134,8 @@ def _with_absent(encoder: nn.Module, items: Tensor) -> tuple[Tensor, Tensor]:
     shared = encoder.training and size() > 1
     if shared and rank() > 0:
         part = encoder(items)
-        nothing = _wide(part.new_zeros(1, *part.shape[1:])).requires_grad_()  # the sum is to be in every backward pass
+        nothing = wide(part.new_zeros(1, *part.shape[1:])).requires_grad_()  # the sum is to be in every backward pass
         return part, add_up(nothing).to(part.dtype)
     part = encoder(torch.cat([items, torch.zeros_like(items[:1])]))
     absent = part[-1:]
-    return part[:-1], add_up(_wide(absent)).to(part.dtype) if shared else absent
-
-
-def _wide(z: Tensor) -> Tensor:
-    """Float32 at the least."""
-    return z.to(result_dtype(z))
-
-
-def _decoded(decoder: nn.Module, code: Tensor) -> Tensor:
-    """Decoders don't run in bfloat16: what a sigmoid rounds to 1 there has no gradient left."""
-    with torch.autocast(code.device.type, enabled=False):
-        return decoder(code)
+    return part[:-1], add_up(wide(absent)).to(part.dtype) if shared else absent

@@ -1,5 +1,4 @@
-"""Towers: the network of one view. Each function takes the shape of one item and returns an ``nn.Module`` that maps
-(n, *shape) to (n, dim)."""
+"""The network of one view: perceptrons, convolutions over pictures and over characters."""
 from __future__ import annotations
 
 import math
@@ -8,7 +7,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from xmodal.errors import ExperimentError
 
@@ -16,7 +14,7 @@ Shape = Sequence[int]
 _MONOTONE = (nn.ELU, nn.ReLU, nn.Sigmoid, nn.Tanh)
 
 
-def _initialised(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> nn.Module:
+def initialised(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> nn.Module:
     """Weights of variance 1/fan_in (He et al. 2015 with gain 1, the published models' initialisation), no bias."""
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
     if layer.bias is not None:
@@ -39,13 +37,13 @@ def mlp(shape: Shape, hidden: Sequence[int], dim: int, *, batch_norm: bool = Tru
     widths = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()] if len(shape) != 1 else []
     for fan_in, fan_out in pairwise(widths):
-        layers.append(_initialised(nn.Linear(fan_in, fan_out, bias=not batch_norm)))
+        layers.append(initialised(nn.Linear(fan_in, fan_out, bias=not batch_norm)))
         if batch_norm:
             layers.append(nn.BatchNorm1d(fan_out))
         layers.append(nonlinearity())
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
-    layers.append(_initialised(nn.Linear(widths[-1], dim)))
+    layers.append(initialised(nn.Linear(widths[-1], dim)))
     return nn.Sequential(*layers)
 
 
@@ -82,7 +80,7 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
                               f"1; got {depths}")
     for filters, depth in zip(channels, depths, strict=True):
         for _ in range(depth):
-            layers += [_initialised(nn.Conv2d(fan_in, filters, 3, padding=1, bias=False)), nn.BatchNorm2d(filters),
+            layers += [initialised(nn.Conv2d(fan_in, filters, 3, padding=1, bias=False)), nn.BatchNorm2d(filters),
                        nonlinearity()]
             fan_in = filters
         pooling = nn.MaxPool2d(2, ceil_mode=hidden is not None)
@@ -91,7 +89,7 @@ def conv_tower(shape: Shape, channels: Sequence[int], dim: int, *, convolutions:
         else:
             layers.append(pooling)
     if hidden is None:
-        layers += [_initialised(nn.Conv2d(fan_in, dim, 1, bias=False)), nn.BatchNorm2d(dim), nn.AdaptiveAvgPool2d(1),
+        layers += [initialised(nn.Conv2d(fan_in, dim, 1, bias=False)), nn.BatchNorm2d(dim), nn.AdaptiveAvgPool2d(1),
                    nn.Flatten()]
     else:
         halved = 2 ** len(channels)
@@ -126,10 +124,10 @@ def text_tower(shape: Shape, channels: Sequence[int], dim: int, *, embedding: in
         raise ExperimentError(f"text_tower: width must be odd, got {width}")
     layers: list[nn.Module] = [Characters(embedding)]
     for fan_in, fan_out in pairwise([embedding, *channels]):
-        layers += [_initialised(nn.Conv1d(fan_in, fan_out, width, padding=width // 2, bias=False)),
+        layers += [initialised(nn.Conv1d(fan_in, fan_out, width, padding=width // 2, bias=False)),
                    nn.BatchNorm1d(fan_out), nonlinearity()]
     layers += [nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Dropout(dropout)]
-    layers.append(_initialised(nn.Linear([embedding, *channels][-1], dim)))
+    layers.append(initialised(nn.Linear([embedding, *channels][-1], dim)))
     return nn.Sequential(*layers)
 
 
@@ -178,52 +176,3 @@ class Coordinates(nn.Module):
         columns = torch.linspace(-1, 1, width, device=pictures.device, dtype=pictures.dtype)
         return torch.cat([pictures, rows[:, None].expand(n, 1, height, width), columns.expand(n, 1, height, width)],
                          dim=1)
-
-
-def tied_decoder(encoder: nn.Module, nonlinearity: Callable[[], nn.Module] | None = None,
-                 output: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """A decoder that goes an encoder of linear layers backwards with the same weights, transposed: ``g(Wᵀh + c)``.
-
-    The weights are shared, not copied: a step on either is a step on both. Biases are the decoder's own.
-
-    Args:
-        encoder: its linear layers count, in their order; :func:`mlp` makes such ones. Other layers (nonlinearities,
-            batch norm, dropout) are not mirrored.
-        nonlinearity: makes the activation between layers; that is one less than there are linear layers.
-        output: makes the activation at the end, such as ``nn.Sigmoid``; none by default.
-
-    Raises:
-        ExperimentError: no linear layer, or several and no nonlinearity between them, or a layer with weights that is
-            neither linear nor batch norm.
-    """
-    layers = [layer for _, layer in encoder.named_modules(remove_duplicate=False) if isinstance(layer, nn.Linear)]
-    others = [type(layer).__name__ for layer in encoder.modules() if not isinstance(layer, nn.Linear | nn.BatchNorm1d)
-              and any(True for _ in layer.parameters(recurse=False))]
-    if not layers or others:
-        raise ExperimentError("tied_decoder needs an encoder of linear layers, such as mlp makes"
-                              + (f"; this one has {others[0]}" if others else ""))
-    if len(layers) > 1 and nonlinearity is None:
-        raise ExperimentError(f"tied_decoder: the encoder has {len(layers)} linear layers; say which nonlinearity the "
-                              "decoder has between them")
-    steps: list[nn.Module] = []
-    for position, layer in reversed(list(enumerate(layers))):
-        steps.append(_Transposed(layer))
-        if position > 0 and nonlinearity is not None:
-            steps.append(nonlinearity())
-    return nn.Sequential(*steps, *([output()] if output is not None else []))
-
-
-class _Transposed(nn.Module):
-    """``h W + c`` for the ``W`` (k, d) of a linear layer that maps d values to k, with a bias ``c`` (d,) of its own."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(layer.in_features))
-        self._layers = (layer,)  # in a tuple the layer is no submodule, so its weights are counted and saved once
-
-    def forward(self, h: Tensor) -> Tensor:
-        return linear(h, self._layers[0].weight.mT, self.bias)
-
-    def extra_repr(self) -> str:
-        layer = self._layers[0]
-        return f"{layer.out_features}, {layer.in_features}, tied"
