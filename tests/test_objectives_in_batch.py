@@ -16,6 +16,7 @@ from xmodal.layers import CCALayer, Embedded, LearnedProjection
 from xmodal.networks import TwoTower
 from xmodal.objectives import (
     BarlowTwins,
+    ByClass,
     Circle,
     EckartYoung,
     InfoNCE,
@@ -190,6 +191,30 @@ def test_odd_batches_stay_finite(name, kind):
     loss = IN_BATCH[name]()(embedded, pairs)
     loss.backward()
     assert loss.isfinite() and embedded.view1.grad.isfinite().all() and embedded.view2.grad.isfinite().all()
+
+
+# -- classes in the place of items -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", CASES)
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 9), kinds=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_rows_of_one_class_are_no_negatives_of_each_other(name, n, kinds, seed):
+    make, expected = CASES[name]
+    embedded = embeddings(n, seed=seed)
+    labels = torch.randint(kinds, (n,), generator=torch.Generator().manual_seed(seed))
+    apart = [[j for j in range(n) if labels[i] != labels[j]] for i in range(n)]
+    loss = ByClass(make().double())(embedded, table(n, 5, 5, seed), labels)  # whatever the items are
+    assert float(loss.detach()) == pytest.approx(expected(n, cosines(embedded), apart), rel=1e-6, abs=1e-6)
+
+
+def test_by_class_of_an_objective_that_asks_for_labels_and_in_a_sum():
+    embedded, labels = embeddings(8), torch.tensor([0, 0, 1, 1, 2, 2, 0, 1])
+    alone = NeighbourhoodComponents()(embedded, None, labels)
+    assert torch.equal(ByClass(NeighbourhoodComponents())(embedded, None, labels), alone)
+    summed = WeightedSum([(0.5, ByClass(Siamese())), (2.0, Triplet(0.2, "all"))])
+    assert summed.uses_labels
+    expected = 0.5 * ByClass(Siamese())(embedded, None, labels) + 2 * Triplet(0.2, "all")(embedded)
+    torch.testing.assert_close(summed(embedded, None, labels), expected)
 
 
 # -- the triplet loss and its collapse -------------------------------------------------------------------------------
@@ -373,6 +398,13 @@ def test_the_sum_of_canonical_correlations():
     x, y = two_views(500)
     assert float(total_correlation(x, y, 1e-12)) == pytest.approx(
         float(np.sum(LinearCCA(5, r1=0.0, r2=0.0).fit(x, y).correlations_)), rel=1e-6)
+
+
+def test_more_values_than_rows_are_compared_in_the_space_of_the_rows():
+    draw = torch.Generator().manual_seed(0)
+    wide, narrow = torch.randn(20, 70, generator=draw), torch.randn(20, 6, generator=draw)
+    as_it_is = total_correlation(wide.clone().requires_grad_(), narrow, 0.1)
+    assert float(total_correlation(wide, narrow, 0.1)) == pytest.approx(float(as_it_is.detach()), rel=1e-9)
 
 
 def test_noise_costs_nothing_where_towers_are_invertible_maps():

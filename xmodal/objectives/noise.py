@@ -55,7 +55,18 @@ def total_correlation(a: Tensor, b: Tensor, r: float) -> Tensor:
     It is a nuclear norm, whose gradient ``E Fᵀ`` needs no division.
     """
     a, b = (z.double() - z.double().mean(dim=0) for z in (a, b))
+    ridges = [r * z.square().sum() / (max(len(z) - 1, 1) * z.shape[1]) + 1e-12 for z in (a, b)]
+    a, b = _in_own_span(a), _in_own_span(b)
     S11, S22, S12 = (one.mT @ other / max(len(a) - 1, 1) for one, other in ((a, a), (b, b), (a, b)))
-    L1, L2 = (cholesky(S + (r * S.diagonal().mean() + 1e-12) * torch.eye(len(S), dtype=S.dtype, device=S.device), what)
-              for S, what in ((S11, "a tower's output"), (S22, "a tower's output for noise")))
+    L1, L2 = (cholesky(S + ridge * torch.eye(len(S), dtype=S.dtype, device=S.device), f"a tower's output{what}")
+              for S, ridge, what in ((S11, ridges[0], ""), (S22, ridges[1], " for noise")))
     return torch.linalg.matrix_norm(whitened_cross_covariance(S12, L1, L2), "nuc")
+
+
+def _in_own_span(z: Tensor) -> Tensor:
+    """Rows (n, d) as (n, n) coordinates in the space that they span, where that is smaller and no gradient is asked
+    for: all inner products stay, and with them correlations; d may be in the ten thousands."""
+    if z.shape[1] <= len(z) or z.requires_grad:
+        return z
+    values, vectors = torch.linalg.eigh(z @ z.mT)
+    return vectors * values.clamp(min=0).sqrt()
