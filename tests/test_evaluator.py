@@ -141,7 +141,7 @@ def test_written_embeddings_are_those_in_memory(captioned_pictures, tmp_path):
 
 
 def test_embeddings_that_are_not_finite_leave_no_file(correlated_pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("xmodal.evaluator.EMBED_BATCH", 25)
+    monkeypatch.setattr("xmodal.evaluator.embedding.EMBED_BATCH", 25)
     model = TwoTower(mlp((12,), [], 4), mlp((9,), [], 4), LearnedProjection(4)).eval()
 
     def broken(y):

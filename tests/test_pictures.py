@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from xmodal import pictures
 from xmodal.checkpoint import RunFolder
 from xmodal.cli import run_eval, run_train
 from xmodal.cli.drawing import distinct_pairs
 from xmodal.data import PairSplit, load_data
-from xmodal.evaluator import embed, restore, restoring_errors
+from xmodal.evaluator import embed, restoring_errors
 from xmodal.networks import CorrNet
-from xmodal.pictures import ViewStyle, neighbour_sheet, pair_sheet, reconstruction_sheet, walk_strip
+from xmodal.pictures import ViewStyle, filter_sheet, neighbour_sheet, pair_sheet, reconstruction_sheet, walk_strip
 from xmodal.report import restoring_block
 from xmodal.runs import load_model
 
@@ -33,6 +34,34 @@ def build_model(view1_shape, view2_shape):
 
 def build_objective():
     return CorrNetObjective()
+'''
+
+
+AUTOENCODERS = '''"""Small autoencoders."""
+from torch import nn
+from xmodal import Autoencoders, Reconstruction, TrainConfig
+
+CONFIG = TrainConfig(dim_latent=6, max_epochs=1, judge="loss")
+
+def build_model(view1_shape, view2_shape):
+    return Autoencoders(nn.Linear(*view1_shape, 6), nn.Linear(*view2_shape, 6), nn.Linear(6, *view1_shape),
+                        nn.Linear(6, *view2_shape))
+
+def build_objective():
+    return Reconstruction()
+'''
+VARIATIONAL = '''"""A small variational autoencoder."""
+from torch import nn
+from xmodal import EvidenceBound, TrainConfig, VariationalAutoencoder
+
+CONFIG = TrainConfig(dim_latent=4, max_epochs=1, judge="loss")
+
+def build_model(view1_shape, view2_shape):
+    return VariationalAutoencoder(4, nn.Linear(*view1_shape, 8), nn.Linear(*view2_shape, 8),
+                                  nn.Linear(4, *view1_shape), nn.Linear(4, *view2_shape), "mixture")
+
+def build_objective():
+    return EvidenceBound()
 '''
 
 
@@ -159,10 +188,10 @@ def test_the_pictures_hold_what_the_model_makes(trained, monkeypatch):
     assert run_eval.main([*trained, "--reconstruct", "4", "--walk", "3", "7"]) == 0
     data = load_data("digits")
     model, _, _ = load_model(RunFolder("runs/small"), data, RunFolder.WEIGHTS, torch.device("cpu"))
-    (view1, view2, styles), (above, below, steps, _) = drawn
+    (view1, view2, styles, _), (above, below, steps, _) = drawn
     x, y = data.test.view1[:4], data.test.view2[:4]
     with torch.no_grad():
-        made = restore(model, x, y)
+        made = model.restorings(x, y)
         ends = model.code(y=data.test.view2[[3, 7]])
         path = torch.stack([(1 - t) * ends[0] + t * ends[1] for t in np.linspace(0, 1, 11)]).float()
         decoded = model.decode(path)
@@ -172,6 +201,55 @@ def test_the_pictures_hold_what_the_model_makes(trained, monkeypatch):
             torch.testing.assert_close(shown, value)
     torch.testing.assert_close((above, below), decoded)
     assert steps == pytest.approx([i / 10 for i in range(11)]) and styles[0] == ViewStyle(0.0, 1.0, (8, 4))
+
+
+@pytest.mark.parametrize(("name", "text"), [("auto", AUTOENCODERS), ("vae", VARIATIONAL)])
+def test_autoencoders_show_what_they_restore_make_up_and_look_for(tmp_path, monkeypatch, capsys, name, text):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XMODAL_DATA", raising=False)
+    Path(f"{name}.py").write_text(text)
+    options, drawn = ["--model", f"{name}.py", "--data", "digits"], {}
+    assert run_train.main(options) == 0 and "best validation loss" in capsys.readouterr().out
+    for kind in ("reconstruction_sheet", "walk_strip", "pair_sheet", "filter_sheet"):
+        make = getattr(pictures, kind)
+        monkeypatch.setattr(f"xmodal.cli.drawing.{kind}", lambda *a, kind=kind, make=make:
+                            drawn.setdefault(kind, []).append(a) or make(*a))
+    assert run_eval.main([*options, "--reconstruct", "3", "--walk", "3", "7", "--filters", "4",
+                          *(["--samples", "5"] if name == "vae" else [])]) == 0
+    data = load_data("digits")
+    model, _, _ = load_model(RunFolder(f"runs/{name}"), data, RunFolder.WEIGHTS, torch.device("cpu"))
+    x, y = data.test.view1, data.test.view2
+    with torch.no_grad():
+        (columns1, columns2, _, sources), = drawn["reconstruction_sheet"]
+        made = model.restorings(x[:3], y[:3])
+        every = ["view 1 alone", "view 2 alone", "both"]
+        assert list(sources) == ([every[:1], every[1:2]] if name == "auto" else [every, every])
+        torch.testing.assert_close(columns1[1], made["view1_from_view1"])
+        torch.testing.assert_close(columns2[-1], made["view2_from_view2" if name == "auto" else "view2_from_both"])
+        (above, below, _, _), = drawn["walk_strip"]
+        ends = model.code(x[[3, 7]], y[[3, 7]]) if name == "auto" else model.code(y=y[[3, 7]])
+        torch.testing.assert_close((above[0], below[-1]), (model.decode(ends)[0][0], model.decode(ends)[1][1]))
+        if name == "vae":
+            torch.testing.assert_close(drawn["pair_sheet"][0][:2], model.sample(5, 23))
+    layers = [model.tower1, model.tower2] if name == "auto" else [model.encoder1, model.encoder2]
+    for (filters, picture), layer in zip(drawn["filter_sheet"], layers, strict=True):
+        longest = layer.weight.norm(dim=1).argsort(descending=True)[:4]
+        assert torch.equal(filters, layer.weight.detach()[longest]) and picture == (8, 4)
+    written = {path.name for path in Path(f"runs/{name}").glob("*.png")}
+    assert written == {"reconstructions.png", "walk_3_7.png", "filters1.png", "filters2.png",
+                       *(["samples.png"] if name == "vae" else [])}
+    block = restoring_block(restoring_errors(model, data))
+    assert block in capsys.readouterr().out and ("from both" in block) == (name == "vae")
+    if name == "auto":
+        assert run_eval.main([*options, "--samples", "3"]) == 2
+        assert "--samples needs a model that has a prior of codes, such as VariationalAutoencoder" in \
+            capsys.readouterr().err
+
+
+def test_filters_are_each_on_a_scale_of_their_own():
+    filters = torch.tensor([[0.1, -0.2, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, -1.5]])
+    drawn = images_of(filter_sheet(filters, (2, 2), across=2))
+    np.testing.assert_allclose(drawn, [[[0.5, -1], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, -0.5]]])
 
 
 @pytest.mark.parametrize("direction", ["V1_to_V2", "V2_to_V1"])
@@ -232,6 +310,8 @@ def test_json_keeps_stdout_to_itself_and_other_splits_have_their_own_names(train
     (["--reconstruct", "9", "--n_test", "7"], "must be from 1 to 7 (the test pairs that share no item"),
     (["--neighbours", "0"], "--neighbours must be from 1 to 50, got 0"),
     (["--neighbours", "8", "--n_test", "7"], "--neighbours must be from 1 to 7, got 8"),
+    (["--filters", "0"], "--filters must be from 1 to 50, got 0"),
+    (["--filters", "3", "--out", "a.png"], "--out names one picture"),
     (["--walk", "0", "400"], "--walk: view-2 items of the test split are 0 to 399, got 0 and 400"),
     (["--walk", "-1", "3"], "got -1 and 3"),
     (["--walk", "0", "3", "--reconstruct", "2", "--out", "a.png"], "give it with either --reconstruct"),

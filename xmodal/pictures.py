@@ -28,7 +28,8 @@ TITLE_LINE, LABEL, NUMBERS = 14, 18, 14
 TEXT_LINE, LETTER, MOST_LINES = 12, 5.6, 9
 INK = "#0072B2"
 FRAME = "#D55E00"
-
+#: What views are restored from, by models whose views share a code.
+SOURCES = ("view 1 alone", "view 2 alone", "both")
 
 #: Values of n items, or what is written in their places.
 Items = Tensor | Sequence[str]
@@ -50,21 +51,22 @@ class ViewStyle(NamedTuple):
     rising: bool = False
 
 
-def reconstruction_sheet(view1: Sequence[Tensor], view2: Sequence[Tensor], styles: Sequence[ViewStyle]) -> Figure:
+def reconstruction_sheet(view1: Sequence[Tensor], view2: Sequence[Tensor], styles: Sequence[ViewStyle],
+                         sources: Sequence[Sequence[str]] = (SOURCES, SOURCES)) -> Figure:
     """A row per pair: view 1 and what was restored of it, then view 2 likewise.
 
     Args:
-        view1: four tensors (n, *shape1): the items, and their restorings from view 1 alone, from view 2 alone and
-            from both.
-        view2: the same four of view 2, (n, *shape2).
+        view1: tensors (n, *shape1): the items, and their restorings from each of the sources.
+        view2: the same of view 2, (n, *shape2).
         styles: of view 1 and of view 2.
+        sources: what either view was restored from.
     """
-    columns = [(_arrays(values), style) for values4, style in zip((view1, view2), styles, strict=True)
-               for values in values4]
-    sources = ("view 1 alone", "view 2 alone", "both")
-    titles = [title for view in (1, 2) for title in (f"view {view}", *(f"view {view} from\n{s}" for s in sources))]
+    columns = [(_arrays(values), style) for tensors, style in zip((view1, view2), styles, strict=True)
+               for values in tensors]
+    titles = [title for view, names in ((1, sources[0]), (2, sources[1]))
+              for title in (f"view {view}", *(f"view {view} from\n{name}" for name in names))]
     rows = [[(values[i], style) for values, style in columns] for i in range(len(view1[0]))]
-    return _grid(rows, titles, [], SHEET_CELL, tallest=1.2, group=4)
+    return _grid(rows, titles, [], SHEET_CELL, tallest=1.2, group=len(view1))
 
 
 def pair_sheet(view1: Items, view2: Items, styles: Sequence[ViewStyle], across: int = 4) -> Figure:
@@ -81,6 +83,22 @@ def pair_sheet(view1: Items, view2: Items, styles: Sequence[ViewStyle], across: 
     width = 2 * min(across, len(view1))
     return _grid([cells[i:i + width] for i in range(0, len(cells), width)], ["view 1", "view 2"] * (width // 2), [],
                  SHEET_CELL, tallest=1.2)
+
+
+def filter_sheet(filters: Tensor, picture: tuple[int, int] | None = None, across: int = 10) -> Figure:
+    """What the units of a first layer look for, ``across`` of them in a row, each on a scale of its own: grey is 0,
+    white or black its largest weight.
+
+    Args:
+        filters: (n, values), (n, h, w) or (n, 1, h, w) weights.
+        picture: height and width, where weights are those of pictures stored flat.
+        across: filters in a row.
+    """
+    most = filters.flatten(1).abs().amax(dim=1).clamp(min=1e-30)
+    scaled = _arrays(filters / most.view(-1, *[1] * (filters.ndim - 1)))
+    cells = [(one, ViewStyle(-1.0, 1.0, picture)) for one in scaled]
+    rows = [cells[i:i + across] for i in range(0, len(cells), across)]
+    return _grid(rows, [""] * min(across, len(cells)), [], STRIP_CELL, tallest=1.2)
 
 
 def walk_strip(view1: Tensor, view2: Tensor, steps: Sequence[float], styles: Sequence[ViewStyle]) -> Figure:

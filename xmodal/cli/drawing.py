@@ -1,24 +1,35 @@
-"""``run_eval.py --reconstruct``, ``--walk`` and ``--neighbours``: pictures of what a model restores and retrieves."""
+"""``run_eval.py --reconstruct``, ``--walk``, ``--samples``, ``--filters``, ``--neighbours``: pictures of what a model
+restores, makes up, looks for and retrieves."""
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from xmodal.checkpoint import RunFolder
 from xmodal.data import PairedData, PairSplit, StreamedView, pair_batches, view_batches
 from xmodal.data.pairs import View
 from xmodal.errors import DataError, ExperimentError
-from xmodal.evaluator import EMBED_BATCH, embed, restore
+from xmodal.evaluator import EMBED_BATCH, RestoringModel, embed
 from xmodal.metrics import Judged, retrieval_ranks, roc
-from xmodal.networks import CorrNet, Model, evaluating
-from xmodal.pictures import Items, ViewStyle, neighbour_sheet, reconstruction_sheet, walk_strip, write_png
+from xmodal.networks import Autoencoders, CorrNet, Model, VariationalAutoencoder, evaluating
+from xmodal.pictures import (
+    Items,
+    ViewStyle,
+    filter_sheet,
+    neighbour_sheet,
+    pair_sheet,
+    reconstruction_sheet,
+    walk_strip,
+    write_png,
+)
 from xmodal.report import plot_roc
 
 if TYPE_CHECKING:
@@ -38,9 +49,13 @@ class Picture(NamedTuple):
 
 
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
-    """``--reconstruct``, ``--walk``, ``--neighbours`` and ``--out``."""
+    """``--reconstruct``, ``--walk``, ``--samples``, ``--filters``, ``--neighbours`` and ``--out``."""
     parser.add_argument("--reconstruct", type=int, metavar="N",
-                        help="also draw N pairs and what a CorrNet restores of them from either view and from both")
+                        help="also draw N pairs and what a CorrNet or autoencoder restores of them")
+    parser.add_argument("--samples", type=int, metavar="N",
+                        help="also draw N pairs that a variational autoencoder makes of codes drawn at random")
+    parser.add_argument("--filters", type=int, metavar="N",
+                        help="also draw what the N units of each tower's first layer look for that have most weight")
     parser.add_argument("--walk", type=int, nargs=2, metavar=("I", "J"),
                         help="also draw what lies between the codes of view-2 items I and J, counted from 0")
     parser.add_argument("--neighbours", type=int, metavar="N",
@@ -55,8 +70,11 @@ def check_out(args: argparse.Namespace) -> None:
     """Whether ``--out`` names one picture, and can be written."""
     if args.out is None:
         return
-    if sum(option is not None for option in (args.reconstruct, args.walk, args.neighbours)) + args.verify != 1:
-        raise DataError("--out names one picture: give it with either --reconstruct, --walk, --neighbours or --verify")
+    asked = sum(option is not None for option in (args.reconstruct, args.walk, args.samples, args.neighbours,
+                                                  args.verify))
+    if args.filters is not None or asked + len(set(args.within or ())) != 1:
+        raise DataError("--out names one picture: give it with either --reconstruct, --walk, --samples, --neighbours, "
+                        "--verify or one view's --within")
     if args.out.suffix.lower() != ".png":
         raise DataError(f"--out {args.out}: expected a file that ends in .png, got {args.out.suffix or 'no suffix'}")
     if "\0" in str(args.out):
@@ -77,6 +95,10 @@ def check_items(args: argparse.Namespace, chosen: PairSplit, counted: PairSplit)
                         f"drawn before), got {n}")
     if args.neighbours is not None and not 1 <= args.neighbours <= min(MOST_PAIRS, len(counted)):
         raise DataError(f"--neighbours must be from 1 to {min(MOST_PAIRS, len(counted))}, got {args.neighbours:,}")
+    for option in ("samples", "filters"):
+        wanted = getattr(args, option)
+        if wanted is not None and not 1 <= wanted <= MOST_PAIRS:
+            raise DataError(f"--{option} must be from 1 to {MOST_PAIRS}, got {wanted:,}")
     last = len(chosen.view2) - 1
     if args.walk is not None and not all(0 <= item <= last for item in args.walk):
         raise DataError(f"--walk: view-2 items of the {args.split} split are 0 to {last:,}, got {args.walk[0]:,} and "
@@ -85,10 +107,15 @@ def check_items(args: argparse.Namespace, chosen: PairSplit, counted: PairSplit)
 
 def check_restores(args: argparse.Namespace, model: Model) -> None:
     """Whether the model has what the options need."""
-    for option, needed in (("reconstruct", ("reconstruct",)), ("walk", ("code", "decode"))):
+    for option, needed in (("reconstruct", ("restorings",)), ("walk", ("code", "decode")), ("samples", ("sample",))):
         if getattr(args, option) is not None and not all(hasattr(model, name) for name in needed):
-            raise ExperimentError(f"--{option} needs a model that restores its views, such as CorrNet; "
-                                  f"{type(model).__name__} does not")
+            what, such = ("has a prior of codes", "VariationalAutoencoder") if option == "samples" else \
+                ("restores its views", "CorrNet")
+            raise ExperimentError(f"--{option} needs a model that {what}, such as {such}; {type(model).__name__} does "
+                                  "not")
+    if args.filters is not None and not first_layers(model):
+        raise ExperimentError(f"--filters needs towers that begin with a linear layer or a convolution; those of "
+                              f"{type(model).__name__} do not")
 
 
 # -- what is counted and drawn -----------------------------------------------------------------------------------
@@ -97,8 +124,13 @@ def draw_pictures(args: argparse.Namespace, model: Model, data: PairedData, chos
                   device: torch.device, precision: str = "float32") -> list[Picture]:
     """The pictures that the options ask for."""
     pictures = []
-    restoring = cast(CorrNet, model)    # check_restores has looked
+    restoring = cast("CorrNet | Autoencoders", model)    # check_restores has looked
+    if args.filters is not None:
+        pictures += draw_filters(model, data, args.filters)
     with evaluating(model):
+        if args.samples is not None:
+            made = cast(VariationalAutoencoder, model).sample(args.samples, args.seed)
+            pictures.append(Picture("samples", pair_sheet(*made, view_styles(data, chosen))))
         if args.reconstruct is not None:
             pictures.append(Picture("reconstructions",
                                     draw_reconstructions(restoring, data, counted, args.reconstruct, device)))
@@ -126,20 +158,63 @@ def distinct_pairs(split: PairSplit, n: int) -> Tensor:
     return torch.tensor(rows)
 
 
-def draw_reconstructions(model: CorrNet, data: PairedData, split: PairSplit, n: int, device: torch.device) -> Figure:
+def draw_reconstructions(model: RestoringModel, data: PairedData, split: PairSplit, n: int, device: torch.device
+                         ) -> Figure:
     """The first ``n`` pairs of distinct items, and what is restored of them."""
     x, y, _ = next(pair_batches(split.select(distinct_pairs(split, n)), n, device=device))
-    restored = list(restore(model, x, y).values())
-    return reconstruction_sheet([x, *restored[:3]], [y, *restored[3:]], view_styles(data, split))
+    restored = model.restorings(x, y)
+    columns: tuple[list[Tensor], list[Tensor]] = ([x], [y])
+    sources: tuple[list[str], list[str]] = ([], [])
+    for name, values in restored.items():
+        view, _, source = name.partition("_from_")
+        columns[int(view[-1]) - 1].append(values)
+        sources[int(view[-1]) - 1].append("both" if source == "both" else f"view {source[-1]} alone")
+    return reconstruction_sheet(*columns, view_styles(data, split), sources)
 
 
-def draw_walk(model: CorrNet, data: PairedData, split: PairSplit, ends: Sequence[int], device: torch.device) -> Figure:
-    """What is restored from codes on the straight way between those of two view-2 items."""
+def draw_walk(model: CorrNet | Autoencoders, data: PairedData, split: PairSplit, ends: Sequence[int],
+              device: torch.device) -> Figure:
+    """What is restored from codes on the straight way between those of two view-2 items; where the views have codes of
+    their own, view 1 goes from one item's partner to the other's."""
     rows = torch.tensor(ends)
-    first, last = model.code(y=items_of(split.view2, rows).to(device))
+    y = items_of(split.view2, rows).to(device)
+    if isinstance(model, Autoencoders):
+        pairs = split.pair_table()
+        partners = torch.stack([pairs[pairs[:, 1] == row, 0][0] for row in rows])
+        first, last = model.code(items_of(split.view1, partners).to(device), y)
+    else:
+        first, last = model.code(y=y)
     steps = torch.arange(WALK_POINTS, device=device) / (WALK_POINTS - 1)
     codes = (1 - steps)[:, None] * first + steps[:, None] * last
     return walk_strip(*model.decode(codes), steps.tolist(), view_styles(data, split))
+
+
+def first_layers(model: nn.Module) -> dict[int, nn.Linear | nn.Conv2d]:
+    """By view the first layer of its tower or encoder that has weights, where it is a linear layer or a convolution."""
+    found: dict[int, nn.Linear | nn.Conv2d] = {}
+    for view in (1, 2):
+        tower = getattr(model, f"tower{view}", getattr(model, f"encoder{view}", None))
+        layer = next((one for one in (tower.modules() if isinstance(tower, nn.Module) else ())
+                      if any(True for _ in one.parameters(recurse=False))), None)
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            found[view] = layer
+    return found
+
+
+def draw_filters(model: nn.Module, data: PairedData, n: int) -> list[Picture]:
+    """Of each view's first layer the ``n`` units whose weights are longest: of a linear layer as the view's items are
+    drawn, of a convolution the mean over its input's channels."""
+    pictures = []
+    for view, layer in first_layers(model).items():
+        weights = layer.weight.detach().float().cpu()
+        weights = weights[weights.flatten(1).norm(dim=1).argsort(descending=True)[:n]]
+        shape, flat = ((data.view1_shape, data.picture1), (data.view2_shape, data.picture2))[view - 1]
+        if isinstance(layer, nn.Conv2d):
+            weights, flat = weights.mean(dim=1), None
+        elif weights.shape[1] == math.prod(shape):
+            weights = weights.unflatten(1, shape)
+        pictures.append(Picture(f"filters{view}", filter_sheet(weights, flat)))
+    return pictures
 
 
 def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, direction: str, device: torch.device,
@@ -165,10 +240,10 @@ def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, di
                    [f"  row {row}: {name}" for row, name in enumerate(names, start=1)])
 
 
-def draw_roc(judged: Judged) -> Picture:
-    """True accepts against false ones, for others at random and for the nearest."""
-    curves = {f"{kind} others": roc(judged.matching, getattr(judged, kind)) for kind in ("random", "hard")
-              if len(getattr(judged, kind))}
+def draw_roc(judged: Mapping[str, Judged]) -> Picture:
+    """True accepts against false ones, for others at random and for the nearest, by each way of judging."""
+    curves = {f"{kind} others" + (f", {how}" if len(judged) > 1 else ""): roc(one.matching, getattr(one, kind))
+              for how, one in judged.items() for kind in ("random", "hard") if len(getattr(one, kind))}
     return Picture("roc", plot_roc({name: (curve.false_accepts, curve.true_accepts) for name, curve in curves.items()}))
 
 

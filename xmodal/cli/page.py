@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xmodal.atomic import replacing
 from xmodal.checkpoint import RunFolder
+from xmodal.cli.by_class import class_blocks
 from xmodal.cli.page_items import EACH, Shelf, item_labels, retrieval_sheet, sample_pairs, shown_hubs
 from xmodal.cli.plot_log import read_log
 from xmodal.config import load_experiment
@@ -31,7 +32,14 @@ from xmodal.metrics.views import check_pairs
 from xmodal.networks import Model
 from xmodal.report.curves import MOST_EPOCHS
 from xmodal.report.page import PageContent, Scatter, render
-from xmodal.report.text import baseline_line, group_block, hub_block, restoring_block, transfer_block
+from xmodal.report.text import (
+    baseline_line,
+    group_block,
+    hub_block,
+    restoring_block,
+    transfer_block,
+    verification_block,
+)
 
 SUFFIXES = (".html", ".htm")
 #: Pairs in the scatter plots: of both components, and of t-SNE, which takes longer; and pairs joined by lines.
@@ -177,7 +185,9 @@ def further_blocks(args: argparse.Namespace, metrics: Mapping[str, Any]) -> list
         blocks.append(group_block(metrics["groups"]))
     if "reconstruction" in metrics:
         blocks.append(restoring_block(metrics["reconstruction"]))
-    return blocks
+    if "verification" in metrics:
+        blocks.append(verification_block(metrics["verification"]))
+    return blocks + class_blocks(metrics)
 
 
 def data_facts(data: PairedData, about: Mapping[str, Any]) -> list[tuple[str, object]]:

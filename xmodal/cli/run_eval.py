@@ -5,19 +5,32 @@
   python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
   python run_eval.py --model models/digits_ccal_cont.py --data digits --transfer
   python run_eval.py --model models/x.py --data mine.npz --hubness --verify
+  python run_eval.py --model models/mnist_twins_verifier.py --data mnist_twins --verify class
+  python run_eval.py --model models/digits_ccal_cont.py --data digits --identify --within 1 2
+  python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --within 1 --bits 32 64 128
   python run_eval.py --model models/x.py --data mine.h5 --group piece --excerpt 20
   python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
+  python run_eval.py --model models/mnist_halves_vae.py --data mnist_halves --samples 20 --filters 30
   python run_eval.py --model models/x.py --data mine.h5 --embeddings embeddings.h5
   python run_eval.py --model models/digits_ccal_cont.py --data digits --html report.html
 """
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import torch
 
 from xmodal.checkpoint import REFINED, RunFolder, to_json
+from xmodal.cli.by_class import (
+    add_class_options,
+    check_class_options,
+    class_blocks,
+    draw_precision_recall,
+    measure_classes,
+)
 from xmodal.cli.card import write_card
 from xmodal.cli.common import (
     add_run_options,
@@ -39,9 +52,14 @@ from xmodal.cli.drawing import (
     write_pictures,
 )
 from xmodal.cli.page import check_html, write_page
+from xmodal.data import PairedData
 from xmodal.distributed import rank
 from xmodal.errors import DataError
 from xmodal.evaluator import (
+    MATCHES,
+    RestoringModel,
+    Verified,
+    check_classes,
     check_groups,
     check_transfer,
     embed_split,
@@ -56,7 +74,8 @@ from xmodal.evaluator import (
     verify,
     write_embeddings,
 )
-from xmodal.networks import CorrNet
+from xmodal.linear import ClosedForm
+from xmodal.networks import Model
 from xmodal.report import (
     baseline_line,
     evaluation_block,
@@ -78,12 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--n_test", type=int, metavar="N", help="evaluate on the first N pairs only")
     parser.add_argument("--estimate_UV", action="store_true", help="use the projection that refine_cca.py estimated")
     parser.add_argument("--ci", action="store_true", help="add bootstrap 95 %% intervals over queries")
-    parser.add_argument("--seed", type=seed_number, default=23, help="of the bootstrap (default: 23)")
+    parser.add_argument("--seed", type=seed_number, default=23,
+                        help="of what is drawn at random, such as the bootstrap (default: 23)")
     parser.add_argument("--linear_cca", action="store_true", help="also fit and print linear CCA of the raw views")
     parser.add_argument("--transfer", action="store_true",
                         help="also train linear SVMs on one view and test them on the other; needs labels")
-    parser.add_argument("--verify", action="store_true", help="also tell matching pairs from others, random and hard "
-                        "ones (ROC area, equal error rate, ...), and draw the curves: roc.png in the run folder")
+    parser.add_argument("--verify", nargs="?", const="pair", choices=MATCHES, help="also tell matching pairs from "
+                        "others, random and hard ones (ROC area, equal error rate, ...), and draw the curves: roc.png "
+                        "in the run folder; class: others are of other classes only")
     parser.add_argument("--hubness", action="store_true", help="also tell how strong hubs are, and what CSLS and the "
                         "inverted softmax find, which correct for them")
     parser.add_argument("--group", metavar="WORD", help="also retrieve whole groups, called WORD (such as piece), by "
@@ -93,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="also write the split's embeddings to an HDF5 file, block by block")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page that shows all of it: metrics "
                         "with intervals (as --ci), curves, retrieved items, hubs, configuration, data")
+    add_class_options(parser)
     add_drawing_options(parser)
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
     args = parser.parse_args(argv)
@@ -104,6 +126,7 @@ def run_eval(args: argparse.Namespace) -> int:
     check_out(args)
     check_html(args)
     _check_excerpt(args)
+    check_class_options(args)
     run = run_folder(args)
     device = pick_device(args.device)
     data = load_run_data(args, run.config())  # a missing run is said before data are read
@@ -113,8 +136,12 @@ def run_eval(args: argparse.Namespace) -> int:
     counted = chosen if args.n_test is None else chosen.take(args.n_test)
     if args.transfer:
         check_transfer(counted)
+    if args.verify is not None:
+        check_classes(data.valid, args.verify)
+        check_classes(counted, args.verify)
     if args.group is not None:
         check_groups(counted)
+    check_class_options(args, counted)
     check_items(args, chosen, counted)
     model, about, header = load_model(run, data, REFINED if args.estimate_UV else RunFolder.WEIGHTS, device)
     check_restores(args, model)
@@ -125,50 +152,15 @@ def run_eval(args: argparse.Namespace) -> int:
     metrics |= {"experiment": about.get("experiment"), "tag": about.get("tag"), "seed": about["seed"],
                 "data": data.name, "fingerprint": data.fingerprint, "synthetic": data.synthetic,
                 "weights": {"file": REFINED if args.estimate_UV else RunFolder.WEIGHTS, **header}}
-    if args.linear_cca:
-        metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, args.split,
-                                         n_test=args.n_test, intervals=intervals, seed=args.seed)
-    if args.transfer:
-        metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
-    verified = verify(model, data, args.split, n_test=args.n_test, device=device, precision=precision,
-                      seed=args.seed) if args.verify else None
-    if verified is not None:
-        metrics["verification"] = verified.report
-    if args.hubness:
-        metrics["hubness"] = find_hubs(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
-    if args.group is not None:
-        metrics["groups"] = {"word": args.group,
-                             **retrieve_groups(model, data, args.split, n_test=args.n_test, device=device,
-                                               precision=precision, excerpt=args.excerpt)}
-    if args.reconstruct is not None:
-        metrics["reconstruction"] = restoring_errors(cast(CorrNet, model), data, args.split, n_test=args.n_test,
-                                                     device=device, precision=precision)
+    verified = _further(args, model, data, metrics, device, precision, intervals)
     if args.embeddings is not None:
         write_embeddings(model, data, args.split, args.embeddings, device=device, precision=precision)
     with tower_precision(precision, device):
         pictures = draw_pictures(args, model, data, chosen, counted, device, precision)
     if verified is not None:
         pictures.append(draw_roc(verified.judged))
-    if args.json:
-        print(to_json(metrics), end="")
-    else:
-        direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
-        title = f"{run.path.name} on {data.title}, {args.split} pairs, {direction}"
-        print(describe_data(data), "", evaluation_block(metrics, direction, title), sep="\n")
-        if args.linear_cca:
-            print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
-        if args.transfer:
-            print(transfer_block(metrics["transfer"]))
-        if args.verify:
-            print(verification_block(metrics["verification"]))
-        if args.hubness:
-            print(hub_block(metrics["hubness"], direction))
-        if args.group is not None:
-            print(group_block(metrics["groups"]))
-        if args.reconstruct is not None:
-            print(restoring_block(metrics["reconstruction"]))
-        if args.embeddings is not None:
-            print(f"embeddings of all {args.split} items in {args.embeddings}")
+    pictures += draw_precision_recall(metrics)
+    _print_report(args, run, data, metrics)
     if rank() == 0:
         if args.html is not None:
             write_page(args, run, model, data, embedded, metrics, about, device, precision)
@@ -177,6 +169,57 @@ def run_eval(args: argparse.Namespace) -> int:
         if _metrics_file(args) == RunFolder.METRICS:
             write_card(run, model)
     return 0
+
+
+def _further(args: argparse.Namespace, model: Model | ClosedForm, data: PairedData, metrics: dict[str, Any],
+             device: torch.device, precision: str, intervals: bool) -> Verified | None:
+    """Adds what else was asked for to ``metrics``; returns what curves are drawn of."""
+    if args.linear_cca:
+        metrics["linear_cca"] = evaluate(linear_cca_baseline(data, metrics["dim"]), data, args.split,
+                                         n_test=args.n_test, intervals=intervals, seed=args.seed)
+    if args.transfer:
+        metrics["transfer"] = transfer(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    verified = verify(model, data, args.split, match=args.verify, n_test=args.n_test, device=device,
+                      precision=precision, seed=args.seed) if args.verify else None
+    if verified is not None:
+        metrics["verification"] = verified.report
+    if args.hubness:
+        metrics["hubness"] = find_hubs(model, data, args.split, n_test=args.n_test, device=device, precision=precision)
+    metrics |= measure_classes(args, model, data, metrics["dim"], device, precision)
+    if args.group is not None:
+        metrics["groups"] = {"word": args.group,
+                             **retrieve_groups(model, data, args.split, n_test=args.n_test, device=device,
+                                               precision=precision, excerpt=args.excerpt)}
+    if args.reconstruct is not None:
+        metrics["reconstruction"] = restoring_errors(cast(RestoringModel, model), data, args.split, n_test=args.n_test,
+                                                     device=device, precision=precision)
+    return verified
+
+
+def _print_report(args: argparse.Namespace, run: RunFolder, data: PairedData, metrics: Mapping[str, Any]) -> None:
+    """The report of one direction and what else was asked for, or ``metrics.json``."""
+    if args.json:
+        print(to_json(metrics), end="")
+        return
+    direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
+    title = f"{run.path.name} on {data.title}, {args.split} pairs, {direction}"
+    print(describe_data(data), "", evaluation_block(metrics, direction, title), sep="\n")
+    if args.linear_cca:
+        print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
+    if args.transfer:
+        print(transfer_block(metrics["transfer"]))
+    if args.verify:
+        print(verification_block(metrics["verification"]))
+    if args.hubness:
+        print(hub_block(metrics["hubness"], direction))
+    if args.group is not None:
+        print(group_block(metrics["groups"]))
+    if args.reconstruct is not None:
+        print(restoring_block(metrics["reconstruction"]))
+    for block in class_blocks(metrics):
+        print(block)
+    if args.embeddings is not None:
+        print(f"embeddings of all {args.split} items in {args.embeddings}")
 
 
 def _check_excerpt(args: argparse.Namespace) -> None:

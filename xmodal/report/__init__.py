@@ -1,5 +1,5 @@
 """What people read of runs: text blocks, curves. Formatting only."""
-from xmodal.report.curves import MOST_EPOCHS, plot_curves, plot_roc
+from xmodal.report.curves import MOST_EPOCHS, plot_curves, plot_precision_recall, plot_roc
 from xmodal.report.text import (
     baseline_line,
     epoch_header,
@@ -7,9 +7,12 @@ from xmodal.report.text import (
     evaluation_block,
     group_block,
     hub_block,
+    identification_block,
     restoring_block,
     transfer_block,
     verification_block,
+    within_block,
+    within_name,
 )
 
 __all__ = [
@@ -20,9 +23,13 @@ __all__ = [
     "evaluation_block",
     "group_block",
     "hub_block",
+    "identification_block",
     "plot_curves",
+    "plot_precision_recall",
     "plot_roc",
     "restoring_block",
     "transfer_block",
     "verification_block",
+    "within_block",
+    "within_name",
 ]

@@ -206,5 +206,27 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     axes.set(xscale="log", xlabel="false accepts (%)", ylabel="true accepts (%)", ylim=(0, 101),
              xlim=(100 * least / 2, 100))
     axes.grid(color="0.9")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def plot_precision_recall(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Precision at recalls from 0 to 1, as many as there are values, evenly spaced.
+
+    Args:
+        curves: precisions from 0 to 1, by name.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (name, precisions) in enumerate(curves.items()):
+        axes.plot(np.linspace(0, 1, len(precisions)), precisions, color=COLOURS[number % len(COLOURS)],
+                  linestyle=LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)], marker="o", markersize=3,
+                  linewidth=1.6, label=name)
+    axes.set(xlabel="recall", ylabel="precision (interpolated)", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(color="0.9")
+    axes.legend(frameon=False, fontsize=8.5)
     return figure

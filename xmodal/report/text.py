@@ -124,19 +124,84 @@ def verification_block(report: Mapping[str, Any]) -> str:
             ("Accuracy, threshold of validation", lambda one: f"{one['accuracy']:.2f} ({one['threshold']:.3f})"),
             ("True accepts at 0.1 % false ones", lambda one: _number(one["tar@0.1%"], ".2f")),
             ("True accepts at 1 % false ones", lambda one: _number(one["tar@1%"], ".2f")))
-    kinds = [kind for kind in ("random", "hard") if kind in report]
-    head = "".join(f" {kind + ' others':>18}" for kind in kinds)
-    return "\n".join(["Verification: does a pair match? (percent; others at random, or nearest)", f"{'':<34}{head}",
-                      *(f"{name:<34}" + "".join(f" {cell(report[kind]):>18}" for kind in kinds)
-                        for name, cell in rows)])
+    question = "are they of one class" if report.get("match") == "class" else "does a pair match"
+    lines = [f"Verification: {question}? (percent; others at random, or nearest)"]
+    ways = {"by cosine": report} if "cosine" not in report else {"by the network": report,
+                                                                  "by cosine": report["cosine"]}
+    for way, found in ways.items():
+        kinds = [kind for kind in ("random", "hard") if kind in found]
+        lines.append(f"{way if len(ways) > 1 else '':<34}" + "".join(f" {kind + ' others':>18}" for kind in kinds))
+        lines += [f"{name:<34}" + "".join(f" {cell(found[kind]):>18}" for kind in kinds) for name, cell in rows]
+    return "\n".join(lines)
+
+
+_SIDES = (*DIRECTIONS, "V1_to_V1", "V2_to_V2")
+
+
+def identification_block(found: Mapping[str, Any]) -> str:
+    """What ``xmodal.evaluator.identify`` returns, as a small table of at most 80 columns."""
+    used, pairs = found["n_known_pairs"], found["n_pairs"]
+    known = f"{used:,} of the {pairs:,}" if used < pairs else f"the {pairs:,}"
+    first = found[_SIDES[0]]
+    where = f"gallery: {'the other ' if found['among_themselves'] else ''}items of {known} {found['gallery']} pairs"
+    if found["gallery"] != "train":
+        where += ", whose classes the training pairs lack"
+    rows = [("Nearest neighbour", [_number(found[side]["knn1"], ".2f") for side in _SIDES])]
+    rows += [(f"Majority of {key[3:]} nearest", [_number(found[side][key], ".2f") for side in _SIDES])
+             for key in first if key.startswith("knn") and key != "knn1"]
+    rows.append(("mAP (same class)", [_number(found[side]["map"], ".3f") for side in _SIDES]))
+    rows += [(f"{key[4:]}-shot", [_spread(found[side], key, 1) for side in _SIDES])
+             for key in first if key.startswith("shot") and not key.endswith("_std")]
+    sets = [found[side]["open_set"] for side in _SIDES]
+    rows += [("Open set: ROC area", [_spread(one, "auc", 3) for one in sets]),
+             ("... class found", [_spread(one, "identified", 1) for one in sets])]
+    rows += [(f"... at {key[4:-1]} % false alarms", [_spread(one, key, 1) for one in sets])
+             for key in reversed(sets[0]) if key.startswith("dir@") and not key.endswith("_std")]
+    about = (f"Identification: whose class of {first['n_classes']} is it? By cosines, percent; {where}; few shots and "
+             f"open sets ({sets[0]['n_unknown']} of {sets[0]['n_unknown'] + sets[0]['n_known']} classes unknown) are "
+             "means ± deviations of draws")
+    return "\n".join([*textwrap.wrap(about, WIDTH), f"{'':<24}" + "".join(f" {side:>13}" for side in _SIDES),
+                      *(f"{name:<24}" + "".join(f" {cell:>13}" for cell in cells) for name, cells in rows)])
+
+
+def _spread(values: Mapping[str, Any], key: str, digits: int) -> str:
+    value, deviation = (_number(values[name], f".{digits}f") for name in (key, f"{key}_std"))
+    return value if value == "-" else f"{value} ± {deviation}"
+
+
+_WITHIN = {"model": "model", "pca": "PCA of the raw items", "lsa": "LSA of the raw items", "raw": "raw items"}
+
+
+def within_name(key: str) -> str:
+    """What a key of ``xmodal.evaluator.retrieve_within`` is called for people."""
+    return _WITHIN.get(key, key)
+
+
+def within_block(found: Mapping[str, Any], view: int) -> str:
+    """What ``xmodal.evaluator.retrieve_within`` returns of one view, as two small tables of at most 80 columns."""
+    one = found["model"]
+    cuts = [key for key in one if key[0] == "p" and key[1:].isdecimal()]
+    about = (f"Within view {view}: {one['n_queries']:,} items each ask for their class among the {one['n_gallery']:,} "
+             "others; by cosines, codes by Hamming distance")
+    lines = [*textwrap.wrap(about, WIDTH), f"{'':<22} {'dim./bits':>9} {'mAP':>6}"
+             + "".join(f" {'P@' + key[1:]:>6}" for key in cuts) + f" {'R-prec':>6}"]
+    lines += [f"{within_name(key):<22} {way['size']:>9} " + " ".join(
+        f"{_number(way[name], '.3f'):>6}" for name in ("map", *cuts, "r_precision")) for key, way in found.items()]
+    levels = len(one["precisions"])
+    lines.append("precision at recall    " + " ".join(f"{level / (levels - 1):4.1f}" for level in range(levels)))
+    lines += [f"{within_name(key):<22} " + " ".join(f"{_number(value, '.2f'):>4}" for value in way["precisions"])
+              for key, way in found.items()]
+    return "\n".join(lines)
 
 
 def restoring_block(errors: Mapping[str, float]) -> str:
     """What ``xmodal.evaluator.restoring_errors`` returns, as a small table."""
     rows = (("from view 1 alone", "view1"), ("from view 2 alone", "view2"), ("from both", "both"))
+    cells = {(view, source): _number(errors.get(f"view{view}_from_{source}"), ".3g")
+             for view in (1, 2) for _, source in rows}
     return "\n".join(["Restoring: mean squared errors", f"{'':<18}   view 1    view 2",
-                      *(f"{name:<18} {errors[f'view1_from_{source}']:8.3g}  {errors[f'view2_from_{source}']:8.3g}"
-                        for name, source in rows)])
+                      *(f"{name:<18} {cells[1, source]:>8}  {cells[2, source]:>8}" for name, source in rows
+                        if any(cells[view, source] != "-" for view in (1, 2)))])
 
 
 def _number(value: float | None, spec: str) -> str:
