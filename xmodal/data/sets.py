@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xmodal.data import audio_score, emoji, folder, iapr, icons, mnist_halves, mnist_label
+from xmodal.data import audio_score, emoji, folder, iapr, icons, mnist_halves, mnist_label, twins
 from xmodal.data.digits import load_digits
 from xmodal.data.files import VIEWS, read_h5
+from xmodal.data.mnist import fashion
 from xmodal.data.npz import data_from_arrays, read_npz
 from xmodal.data.pairs import PairedData
 from xmodal.errors import DataError, XmodalError, did_you_mean, one_line
@@ -38,6 +40,12 @@ DATA_SETS: Mapping[str, DataSet] = {
                             options=("source", "url")),
     "mnist_label": DataSet("MNIST digits and their ten labels, 784 + 10 values, 70,000 pairs",
                            prepare=mnist_label.prepare, options=("source", "url")),
+    "mnist_twins": DataSet("two MNIST pictures of one digit, 784 + 784 values, 70,000 pairs",
+                           prepare=twins.prepare, options=("source", "url")),
+    "fashion_halves": DataSet("halves of Fashion-MNIST, 392 + 392 values, 70,000 pairs",
+                              prepare=partial(mnist_halves.prepare, collection=fashion), options=("source", "url")),
+    "fashion_twins": DataSet("two Fashion-MNIST pictures of a kind, 784 + 784, 70,000 pairs",
+                             prepare=partial(twins.prepare, collection=fashion), options=("source", "url")),
     "audio_score": DataSet("sheet music and its sound, 80x100 + 92x42 values, 13,000 pairs",
                            prepare=audio_score.prepare, options=("source", "pairs", "seed", "corpus"),
                            play=audio_score.play),
