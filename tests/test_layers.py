@@ -642,6 +642,33 @@ def test_the_readout_takes_no_part_in_training():
     assert_state(readout, before)
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+def test_a_shared_projection_treats_both_views_alike(train, alpha):
+    a, b = correlated_pairs(40, 3)
+    one, two = (LearnedProjection(3, alpha=alpha, shared=True).double() for _ in range(2))
+    two.load_state_dict(one.state_dict())
+    assert set(one.state_dict()) == {"U", "mean1", "count"} and one.V is None and one.mean2 is None
+    assert one.refit([(a[:15], b[:15]), (a[15:], b[15:])]) == two.refit([(b, a)]) == 40
+    torch.testing.assert_close(one.mean1, torch.cat([a, b]).mean(dim=0))
+    one.train(train), two.train(train)
+    forwards, backwards = one(a, b), two(b, a)
+    torch.testing.assert_close(forwards.view1, backwards.view2)
+    torch.testing.assert_close(forwards.view2, backwards.view1)
+    torch.testing.assert_close(forwards.view1, (a - torch.cat([a, b]).mean(dim=0)) @ one.U)
+    assert torch.equal(one.embed_view1(a), one.embed_view2(a))
+    assert repr(one) == f"LearnedProjection(3, alpha={alpha:g}, shared)"
+
+
+def test_a_shared_projection_blends_one_mean():
+    (a, b), layer = correlated_pairs(40, 3), LearnedProjection(3, alpha=0.25, shared=True).double()
+    means = [torch.cat([x[rows], y[rows]]).mean(dim=0) for x, y in [(a, b)] for rows in (slice(0, 20), slice(20, 40))]
+    layer(a[:20], b[:20])
+    torch.testing.assert_close(layer.mean1, means[0])
+    layer(a[20:], b[20:])
+    torch.testing.assert_close(layer.mean1, 0.75 * means[0] + 0.25 * means[1])
+
+
 @pytest.mark.parametrize("power", [0, 1, 2.5])
 def test_the_readout_is_the_cca_layers_projection_weighted_by_its_correlations(power):
     (a, b), layer, readout = correlated_pairs(200, 5), CCALayer(5, 1e-3, 1e-2), CCAReadout(5, 1e-3, 1e-2, power=power)

@@ -158,6 +158,45 @@ def test_bfloat16_autocast_of_the_towers_only():
     torch.testing.assert_close(actual.correlations, expected.correlations, atol=0.02, rtol=0)
 
 
+# -- one tower for both views ----------------------------------------------------------------------------------------
+
+def siamese(batch_norm: bool = True) -> TwoTower:
+    torch.manual_seed(0)
+    tower = mlp((6,), [8], 4, batch_norm=batch_norm)
+    return TwoTower(tower, tower, LearnedProjection(4, shared=True))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_swapped_views_have_swapped_embeddings(train):
+    one, two, x = siamese(), siamese(), batch()[0]
+    y = x.flip(0) + 1
+    for model, given in ((one, (x, y)), (two, (y, x))):
+        model.refit([given])
+        model.train(train)
+    forwards, backwards = one(x, y), two(y, x)
+    torch.testing.assert_close(forwards.view1, backwards.view2)
+    torch.testing.assert_close(forwards.view2, backwards.view1)
+    one.eval()
+    assert torch.equal(one.embed_view1(x), one.embed_view2(x))
+
+
+def test_shared_weights_are_counted_and_trained_once_and_saved_under_both_names():
+    model, x = siamese(batch_norm=False), batch()[0]
+    parameters = dict(model.named_parameters())
+    assert sum(p.numel() for p in parameters.values()) == (6 * 8 + 8) + (8 * 4 + 4) + 4 * 4
+    assert {name.replace("tower1", "tower2") for name in model.state_dict() if name.startswith("tower1")} == \
+        {name for name in model.state_dict() if name.startswith("tower2")}
+    tower = copy.deepcopy(model.tower1)
+    apart = TwoTower(tower, copy.deepcopy(tower), copy.deepcopy(model.head))
+    for each in (model, apart):
+        embedded = each(x, x.flip(0) * 2)
+        (embedded.view1 * embedded.view2).sum().backward()
+    torch.testing.assert_close(model.tower1[0].weight.grad,
+                               apart.tower1[0].weight.grad + apart.tower2[0].weight.grad)
+    copied = copy.deepcopy(model)
+    assert copied.tower1 is copied.tower2 and copied.tower1 is not model.tower1
+
+
 # -- CorrNet ---------------------------------------------------------------------------------------------------------
 
 def corrnet(batch_norm: bool = False, dropout: float = 0.0) -> CorrNet:

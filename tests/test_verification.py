@@ -1,6 +1,7 @@
 """Verification against scikit-learn, by hand, and on problems whose answer is known."""
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -17,6 +18,7 @@ from xmodal.cli import run_eval, run_train
 from xmodal.errors import DataError
 from xmodal.metrics.verification import best_threshold, equal_error_rate, judge_pairs, roc, verification
 
+metric = importlib.import_module("xmodal.metrics.verification")  # the package has a function of that name
 SCORES = st.lists(st.integers(-3, 3).map(lambda x: x / 4), min_size=1, max_size=25)
 
 
@@ -86,6 +88,67 @@ def test_items_that_match_everything_have_no_hard_pair():
     assert len(judged.hard) == 2
     with pytest.raises(DataError, match="no pairs to tell apart"):
         judge_pairs(torch.eye(2), torch.eye(2), torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]))
+
+
+# -- by class, and by another score ----------------------------------------------------------------------------------
+
+@given(n1=st.integers(1, 12), n2=st.integers(1, 12), kinds=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_others_are_of_other_classes_by_loops(n1, n2, kinds, seed):
+    draw = torch.Generator().manual_seed(seed)
+    z1, z2 = torch.randn(n1, 3, generator=draw), torch.randn(n2, 3, generator=draw)
+    labels1, labels2 = (torch.randint(kinds, (n,), generator=draw) for n in (n1, n2))
+    pairs = torch.stack([torch.randint(n, (5,), generator=draw) for n in (n1, n2)], dim=1).unique(dim=0)
+    cosines = (torch.nn.functional.normalize(z1) @ torch.nn.functional.normalize(z2).T).tolist()
+    matches = {tuple(pair) for pair in pairs.tolist()}
+    apart = {(i, j) for i in range(n1) for j in range(n2) if labels1[i] != labels2[j] and (i, j) not in matches}
+    if not apart:
+        with pytest.raises(DataError, match="no pairs to tell apart"):
+            judge_pairs(z1, z2, pairs, classes=(labels1, labels2))
+        return
+    judged = judge_pairs(z1, z2, pairs, seed, classes=(labels1, labels2))
+    assert judged.matching.tolist() == pytest.approx([cosines[i][j] for i, j in pairs.tolist()], abs=1e-5)
+    assert len(judged.random) == 20 * len(pairs)
+    free = torch.tensor([cosines[i][j] for i, j in apart])
+    assert (judged.random[:, None] - free).abs().amin(dim=1).max() < 1e-5
+    hard = [max(cosines[i][j] for j in range(n2) if (i, j) in apart) for i in range(n1)
+            if any((i, j) in apart for j in range(n2))]
+    assert judged.hard.tolist() == pytest.approx(hard, abs=1e-5)
+
+
+@pytest.mark.parametrize("near", [3, 20])
+@pytest.mark.parametrize("by_class", [False, True])
+def test_another_score_judges_the_same_pairs_and_the_worst_of_the_nearest(near, by_class, monkeypatch):
+    monkeypatch.setattr(metric, "NEAR", near)
+    monkeypatch.setattr(metric, "BLOCK", 25)  # blocks of one row
+    monkeypatch.setattr(metric, "JUDGED_AT_ONCE", 7)
+    draw = torch.Generator().manual_seed(3)
+    z1, z2 = (torch.nn.functional.normalize(torch.randn(15, 4, generator=draw)) for _ in range(2))
+    labels = torch.arange(15) % 4
+    classes = (labels, labels) if by_class else None
+
+    def score(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+        return 1 - (one - two).abs().sum(dim=1)
+
+    judged = judge_pairs(z1, z2, seed=5, classes=classes, score=score)
+    table = 1 - (z1[:, None] - z2).abs().sum(dim=2)
+    torch.testing.assert_close(judged.matching, table.diagonal())
+    hard = []
+    for i in range(15):
+        free = [j for j in range(15) if j != i and not (by_class and labels[i] == labels[j])]
+        nearest = sorted(free, key=lambda j: -float(z1[i] @ z2[j]))[:near]
+        hard.append(max(float(table[i, j]) for j in nearest))
+    assert judged.hard.tolist() == pytest.approx(hard, abs=1e-5)
+    by_cosine = judge_pairs(z1, z2, seed=5, classes=classes)
+    both = {(round(float(z1[i] @ z2[j]), 4), round(float(table[i, j]), 4)) for i in range(15) for j in range(15)}
+    assert {(round(float(c), 4), round(float(s), 4))
+            for c, s in zip(by_cosine.random, judged.random, strict=True)} <= both
+
+
+def test_everything_is_of_one_class():
+    with pytest.raises(DataError, match="no pairs to tell apart"):
+        judge_pairs(torch.eye(3), torch.eye(3), classes=(torch.zeros(3), torch.zeros(3)))
+    with pytest.raises(DataError, match=r"expected a class for each of 3 and 3 items, got \(3,\) and \(2,\)"):
+        judge_pairs(torch.eye(3), torch.eye(3), classes=(torch.zeros(3), torch.zeros(2)))
 
 
 @pytest.mark.parametrize("scores", [[], [math.nan], [math.inf], [[1.0]]])

@@ -11,19 +11,24 @@ from xmodal.config import TrainConfig, load_experiment
 from xmodal.data import PairedData, PairSplit, load_data
 from xmodal.errors import CheckpointError, DataError, ExperimentError, NumericalError, XmodalError
 from xmodal.evaluator import embed, evaluate
-from xmodal.layers import CCALayer, CCAReadout, Embedded, LearnedProjection, LengthNorm
+from xmodal.layers import Bits, CCALayer, CCAReadout, Embedded, LearnedProjection, LengthNorm
 from xmodal.linear import PLS, Identity, KernelCCA, LinearCCA
 from xmodal.metrics import retrieval_metrics
-from xmodal.networks import CorrNet, TwoTower
+from xmodal.networks import Autoencoders, CorrNet, TwoTower, VariationalAutoencoder, Verifier
 from xmodal.objectives import (
     BarlowTwins,
+    ByClass,
     Circle,
     CorrNetObjective,
     EckartYoung,
+    EvidenceBound,
     InfoNCE,
+    MatchOrNot,
     NeighbourhoodComponents,
     NoiseRegularised,
     PairwiseRanking,
+    PredictiveSparse,
+    Reconstruction,
     Siamese,
     SigmoidPairs,
     SoftDecorrelation,
@@ -35,13 +40,17 @@ from xmodal.objectives import (
 from xmodal.ranges import Range
 from xmodal.runs import load_run
 from xmodal.search import Gallery
+from xmodal.start import Start
 from xmodal.trainer import fit
 
 __version__ = "0.0.1"
 
 __all__ = [
     "PLS",
+    "Autoencoders",
     "BarlowTwins",
+    "Bits",
+    "ByClass",
     "CCALayer",
     "CCAReadout",
     "CheckpointError",
@@ -51,6 +60,7 @@ __all__ = [
     "DataError",
     "EckartYoung",
     "Embedded",
+    "EvidenceBound",
     "ExperimentError",
     "Gallery",
     "Identity",
@@ -59,21 +69,27 @@ __all__ = [
     "LearnedProjection",
     "LengthNorm",
     "LinearCCA",
+    "MatchOrNot",
     "NeighbourhoodComponents",
     "NoiseRegularised",
     "NumericalError",
     "PairSplit",
     "PairedData",
     "PairwiseRanking",
+    "PredictiveSparse",
     "Range",
+    "Reconstruction",
     "Siamese",
     "SigmoidPairs",
     "SoftDecorrelation",
+    "Start",
     "TraceNorm",
     "TrainConfig",
     "Triplet",
     "TwoTower",
     "VICReg",
+    "VariationalAutoencoder",
+    "Verifier",
     "WeightedSum",
     "XmodalError",
     "embed",

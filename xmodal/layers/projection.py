@@ -22,21 +22,24 @@ class LearnedProjection(nn.Module):
     Args:
         dim: width of both tower outputs and of the shared space.
         alpha: weight of the current batch in the running means, in (0, 1].
+        shared: one ``U`` and one mean, that of the rows of both views, for both views: with one tower for both, equal
+            items have equal embeddings. ``V`` and ``mean2`` are None then.
     """
 
+    V: nn.Parameter | None
     mean1: Tensor
-    mean2: Tensor
+    mean2: Tensor | None
     count: Tensor
 
-    def __init__(self, dim: int, alpha: float = 1.0) -> None:
+    def __init__(self, dim: int, alpha: float = 1.0, shared: bool = False) -> None:
         super().__init__()
         if not (isinstance(alpha, int | float) and 0 < alpha <= 1):
             raise ExperimentError(f"LearnedProjection: alpha must be in (0, 1], got {alpha!r}")
-        self.dim, self.alpha = dim, alpha
+        self.dim, self.alpha, self.shared = dim, alpha, shared
         self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim)))
-        self.V = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim)))
+        self.register_parameter("V", None if shared else nn.Parameter(nn.init.orthogonal_(torch.empty(dim, dim))))
         self.register_buffer("mean1", torch.zeros(dim))
-        self.register_buffer("mean2", torch.zeros(dim))
+        self.register_buffer("mean2", None if shared else torch.zeros(dim))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, a: Tensor, b: Tensor) -> Embedded:
@@ -48,10 +51,17 @@ class LearnedProjection(nn.Module):
             result = result_dtype(a, b)
             a, b = a.to(result), b.to(result)
             alpha = self.alpha if self.has_statistics else 1.0
-            mean1 = (1 - alpha) * self.mean1 + alpha * a.mean(dim=0)
-            mean2 = (1 - alpha) * self.mean2 + alpha * b.mean(dim=0)
+            own1, own2 = a.mean(dim=0), b.mean(dim=0)
+            if self.mean2 is None:
+                own1 = own2 = (own1 + own2) / 2
+            mean1 = (1 - alpha) * self.mean1 + alpha * own1
+            mean2 = mean1 if self.mean2 is None else (1 - alpha) * self.mean2 + alpha * own2
             self._store(mean1, mean2, self.count + len(a))
-            return Embedded((a - mean1) @ self.U.to(result), (b - mean2) @ self.V.to(result))
+            return Embedded((a - mean1) @ self.U.to(result), (b - mean2) @ self._projection2.to(result))
+
+    @property
+    def _projection2(self) -> Tensor:
+        return self.U if self.V is None else self.V
 
     @property
     def has_statistics(self) -> bool:
@@ -61,7 +71,8 @@ class LearnedProjection(nn.Module):
     def _store(self, mean1: Tensor, mean2: Tensor, count: int | Tensor) -> None:
         with torch.no_grad():
             self.mean1.copy_(mean1)
-            self.mean2.copy_(mean2)
+            if self.mean2 is not None:
+                self.mean2.copy_(mean2)
             self.count.copy_(torch.as_tensor(count))
 
     def refit(self, outputs: Iterable[tuple[Tensor, Tensor]]) -> int:
@@ -76,6 +87,8 @@ class LearnedProjection(nn.Module):
                 totals += torch.cat([a.double(), b.double(), ones], dim=1).sum(dim=0)
             total1, total2, counted = add_up(totals).split([self.dim, self.dim, 1])
         count = int(counted)
+        if self.shared:
+            total1 = total2 = (total1 + total2) / 2
         if count:
             self._store(total1 / count, total2 / count, count)
         return count
@@ -86,7 +99,7 @@ class LearnedProjection(nn.Module):
 
     def embed_view2(self, b: Tensor) -> Tensor:
         """(n, dim) tower outputs of view 2 to coordinates; needs nothing of view 1."""
-        return self._project(b, self.mean2, self.V)
+        return self._project(b, self.mean1 if self.mean2 is None else self.mean2, self._projection2)
 
     def _project(self, z: Tensor, mean: Tensor, projection: Tensor) -> Tensor:
         with torch.autocast(z.device.type, enabled=False):
@@ -94,4 +107,4 @@ class LearnedProjection(nn.Module):
             return (z.to(result) - mean) @ projection.to(result)
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, alpha={self.alpha:g}"
+        return f"{self.dim}, alpha={self.alpha:g}" + (", shared" if self.shared else "")

@@ -1,6 +1,7 @@
 """Are these two items the same? What scores of matching and of other pairs are good for."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,18 @@ from torch import Tensor
 
 from xmodal.errors import DataError
 from xmodal.metrics.views import check_pairs, check_views, make_view
-from xmodal.nearest import nearest
 
 #: Shares of false accepts at which true accepts are told.
 FALSE_ACCEPTS = (0.001, 0.01)
 #: Other pairs drawn at random: so many for each matching one, and at most.
 EACH, MOST = 20, 1_000_000
+#: So many of the nearest items are candidates for a hard pair.
+NEAR = 20
+#: Scores, and pairs, that are looked at together; a matter of memory only.
+BLOCK, JUDGED_AT_ONCE = 1 << 22, 1 << 15
+
+#: Rows of embeddings (k, d) and (k, d) to (k,) scores, higher for those that match.
+Score = Callable[[Tensor, Tensor], Tensor]
 
 
 class Roc(NamedTuple):
@@ -31,57 +38,132 @@ class Roc(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """Cosines of pairs of items: those that match, (m,), others drawn at ``random``, and for each view-1 item the
-    nearest that doesn't match, ``hard``. All float32."""
+    """Scores of pairs of items: those that match, (m,), others drawn at ``random``, and ``hard`` ones, for each view-1
+    item the highest score of a near one that doesn't match. All float32."""
 
     matching: Tensor
     random: Tensor
     hard: Tensor
 
 
-def judge_pairs(z1: Any, z2: Any, pairs: Any = None, seed: int = 0) -> Judged:
+class Candidates(NamedTuple):
+    """Pairs to be judged, by rows of either view: ``matching`` (m, 2) and ``random`` (k, 2) int64, and of the items
+    ``near`` to each view-1 item, (n1, c) int64, those that don't match, −1 where there are fewer."""
+
+    matching: Tensor
+    random: Tensor
+    near: Tensor
+
+
+def judge_pairs(z1: Any, z2: Any, pairs: Any = None, seed: int = 0, *, classes: tuple[Any, Any] | None = None,
+                score: Score | None = None) -> Judged:
     """Scores of matching, random and hard pairs.
 
     Args:
         z1: view-1 embeddings (n1, d).
         z2: view-2 embeddings (n2, d).
-        pairs: int64 (m, 2) or None for the identity.
+        pairs: int64 (m, 2) or None for the identity. They are the matching pairs.
         seed: of the random pairs.
+        classes: of the view-1 items (n1,) and of the view-2 items (n2,): two of one class are known to match, too, so
+            that others are of different classes.
+        score: of rows of embeddings of length one, (k, d) and (k, d) float32 on the CPU, to (k,); cosines by default.
+            Hard others are the highest scores among the ``NEAR`` nearest by cosine.
 
     Raises:
         DataError: everything matches everything; shapes or pairs that don't fit.
         NumericalError: embeddings that are not finite.
     """
     m1, m2 = check_views(z1, z2)
-    table = check_pairs(pairs, len(m1), len(m2)).cpu()
     one, two = make_view(m1, "view 1").unit.cpu(), make_view(m2, "view 2").unit.cpu()
-    known = torch.unique(table[:, 0] * len(two) + table[:, 1])
-    if len(known) == len(one) * len(two):
+    found = candidates(one, two, check_pairs(pairs, len(one), len(two)).cpu(), seed, classes)
+    judge = _cosines if score is None else score
+    near = found.near if score is not None else found.near[:, :1]
+    rows, places = (near >= 0).nonzero(as_tuple=True)
+    scores = torch.full(near.shape, -torch.inf)
+    scores[rows, places] = _scored(judge, one, two, torch.stack([rows, near[rows, places]], dim=1))
+    hard = scores.amax(dim=1)
+    return Judged(_scored(judge, one, two, found.matching), _scored(judge, one, two, found.random),
+                  hard[hard > -torch.inf])
+
+
+def candidates(one: Tensor, two: Tensor, table: Tensor, seed: int = 0, classes: tuple[Any, Any] | None = None
+               ) -> Candidates:
+    """Which pairs are to be judged, given unit rows (n1, d) and (n2, d), the pair table (m, 2), and classes or none."""
+    labels = None
+    if classes is not None:
+        first, second = (torch.as_tensor(each).cpu() for each in classes)
+        if first.shape != (len(one),) or second.shape != (len(two),):
+            raise DataError(f"expected a class for each of {len(one)} and {len(two)} items, got "
+                            f"{tuple(first.shape)} and {tuple(second.shape)}")
+        labels = first, second
+    known = _Known(torch.unique(table[:, 0] * len(two) + table[:, 1]), len(one), len(two), labels)
+    if known.total() == len(one) * len(two):
         raise DataError("every item matches every other: there are no pairs to tell apart")
-    rows = _random_pairs(len(one), len(two), known, min(EACH * len(table), MOST), seed)
-    hard = _nearest_others(one, two, table)
-    return Judged((one[table[:, 0]] * two[table[:, 1]]).sum(dim=1), (one[rows[:, 0]] * two[rows[:, 1]]).sum(dim=1),
-                  hard)
+    return Candidates(table, _random_pairs(known, min(EACH * len(table), MOST), seed), _nearest_others(one, two, known))
 
 
-def _random_pairs(n1: int, n2: int, known: Tensor, count: int, seed: int) -> Tensor:
-    """(k, 2) pairs drawn with replacement, without the ``known`` ones, which are given as row · n2 + column."""
+class _Known(NamedTuple):
+    """What is known to match: ``keys``, row · n2 + column in ascending order, and what is of one class."""
+
+    keys: Tensor
+    n1: int
+    n2: int
+    labels: tuple[Tensor, Tensor] | None
+
+    def among(self, drawn: Tensor) -> Tensor:
+        """(k,) bool: which pairs, given as row · n2 + column, are known to match."""
+        found = torch.isin(drawn, self.keys)
+        if self.labels is not None:
+            found |= self.labels[0][drawn // self.n2] == self.labels[1][drawn % self.n2]
+        return found
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """(stop − start, n2) bool: the same of whole rows."""
+        bounds = torch.searchsorted(self.keys, torch.tensor([start * self.n2, stop * self.n2]))
+        keys = self.keys[int(bounds[0]):int(bounds[1])] - start * self.n2
+        found = torch.zeros(stop - start, self.n2, dtype=torch.bool)
+        found.view(-1)[keys] = True
+        return found if self.labels is None else found | (self.labels[0][start:stop, None] == self.labels[1])
+
+    def total(self) -> int:
+        """How many of all pairs are known to match."""
+        if self.labels is None:
+            return len(self.keys)
+        kinds = torch.cat(self.labels).unique(return_inverse=True)[1].split([self.n1, self.n2])
+        sizes = [torch.bincount(each, minlength=int(max(map(torch.max, kinds))) + 1) for each in kinds]
+        apart = self.labels[0][self.keys // self.n2] != self.labels[1][self.keys % self.n2]
+        return int((sizes[0] * sizes[1]).sum() + apart.sum())
+
+
+def _random_pairs(known: _Known, count: int, seed: int) -> Tensor:
+    """(k, 2) pairs drawn with replacement, without the ``known`` ones."""
     draw = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n1 * n2, (count,), generator=draw)
-    while bool((wrong := torch.isin(drawn, known)).any()):
-        drawn[wrong] = torch.randint(n1 * n2, (int(wrong.sum()),), generator=draw)
-    return torch.stack([drawn // n2, drawn % n2], dim=1)
+    drawn = torch.randint(known.n1 * known.n2, (count,), generator=draw)
+    while bool((wrong := known.among(drawn)).any()):
+        drawn[wrong] = torch.randint(known.n1 * known.n2, (int(wrong.sum()),), generator=draw)
+    return torch.stack([drawn // known.n2, drawn % known.n2], dim=1)
 
 
-def _nearest_others(one: Tensor, two: Tensor, table: Tensor) -> Tensor:
-    """The cosine of the nearest view-2 item that doesn't match, of each view-1 item that has one."""
-    partners = torch.bincount(table[:, 0], minlength=len(one))
-    most = min(int(partners.max()) + 1, len(two))
-    found = nearest(one, two, most)
-    columns = found.rows.clamp(min=0)
-    matches = torch.isin(torch.arange(len(one))[:, None] * len(two) + columns, table[:, 0] * len(two) + table[:, 1])
-    scores = found.scores.masked_fill(matches | (found.rows < 0), -torch.inf).amax(dim=1)
-    return scores[scores > -torch.inf]
+def _nearest_others(one: Tensor, two: Tensor, known: _Known) -> Tensor:
+    """(n1, c) view-2 items that don't match, the nearest first, c = NEAR at most; −1 where there are no more."""
+    found = []
+    step = max(1, BLOCK // len(two))
+    for start in range(0, len(one), step):
+        stop = min(start + step, len(one))
+        scores = (one[start:stop] @ two.mT).masked_fill_(known.block(start, stop), -torch.inf)
+        best = scores.topk(min(NEAR, len(two)), dim=1)
+        found.append(best.indices.masked_fill(best.values == -torch.inf, -1))
+    return torch.cat(found)
+
+
+def _cosines(one: Tensor, two: Tensor) -> Tensor:
+    return (one * two).sum(dim=1)
+
+
+def _scored(judge: Score, one: Tensor, two: Tensor, rows: Tensor) -> Tensor:
+    """(k,) scores of pairs of rows (k, 2)."""
+    parts = [judge(one[some[:, 0]], two[some[:, 1]]).float().cpu() for some in rows.split(JUDGED_AT_ONCE)]
+    return torch.cat(parts) if parts else torch.zeros(0)
 
 
 def roc(matching: Any, others: Any) -> Roc:

@@ -31,12 +31,11 @@ def evaluating(model: object) -> Iterator[None]:
 @contextmanager
 def compiled_towers(model: nn.Module) -> Iterator[None]:
     """Inside the block the parts of a model that are networks, all but its head and norm, run as :func:`torch.compile`
-    makes them; names, weights and modes are what they were.
+    makes them, and so do those of a model that is a part of another; names, weights and modes are what they were.
 
     ``nn.Module.compile`` would leave an ``nn.Sequential`` as it is: dynamo skips what is defined in torch itself.
     """
-    parts = [part for part in model.children()
-             if not isinstance(part, CCALayer | CCAReadout | LearnedProjection | LengthNorm | nn.Identity)]
+    parts = _networks(model)
     exchanging: list[nn.Module] = [module for part in parts for module in part.modules()
                                    if module is not part and isinstance(module, SharedBatchNorm)]  # not to be traced
     for module in exchanging:
@@ -48,6 +47,14 @@ def compiled_towers(model: nn.Module) -> Iterator[None]:
     finally:
         for module in {*exchanging, *parts}:
             del module.forward
+
+
+def _networks(model: nn.Module) -> list[nn.Module]:
+    parts: list[nn.Module] = []
+    for part in model.children():
+        if not isinstance(part, CCALayer | CCAReadout | LearnedProjection | LengthNorm | nn.Identity):
+            parts += _networks(part) if hasattr(part, "embed_view1") else [part]
+    return parts
 
 
 def _forward(forward: Callable[..., Tensor], part: nn.Module, *items: Tensor) -> Tensor:

@@ -206,7 +206,7 @@ def plot_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     axes.set(xscale="log", xlabel="false accepts (%)", ylabel="true accepts (%)", ylim=(0, 101),
              xlim=(100 * least / 2, 100))
     axes.grid(color="0.9")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)  # no corner is free of curves
     return figure
 
 
