@@ -42,6 +42,20 @@ def test_a_split_knows_its_shapes_and_makes_the_identity_table():
     assert not split.is_streamed
 
 
+def test_all_items_are_there_with_or_without_a_partner():
+    few, many = split_of(n=3).view1, -split_of(n=7).view1
+    split = PairSplit("train", few, many, torch.tensor([[0, 4], [2, 4]]), labels=torch.arange(3), ids=["a", "b", "c"])
+    everything = split.all_items()
+    assert everything.pairs.tolist() == [[0, 0], [1, 1], [2, 2], [0, 3], [1, 4], [2, 5], [0, 6]]
+    assert everything.view1 is few and everything.labels is split.labels and everything.ids == split.ids
+    turned = PairSplit("train", many, few, torch.tensor([[4, 0]])).all_items()
+    assert turned.pairs.tolist() == [[0, 0], [1, 1], [2, 2], [3, 0], [4, 1], [5, 2], [6, 0]]
+    crossed = PairSplit("train", few, few, torch.tensor([[0, 2]])).all_items()
+    assert crossed.pairs is None and len(crossed) == 3
+    same = split_of()
+    assert same.all_items() is same
+
+
 def test_a_pair_table_counts_pairs_not_items():
     split = captioned(4, 5)
     assert split.n_pairs == len(split) == 20

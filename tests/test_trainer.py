@@ -377,6 +377,63 @@ def test_keep_last_ends_with_the_last_weights_whatever_validation_says(correlate
     assert same_weights(kept, model)
 
 
+def test_judged_by_loss_the_epoch_with_the_least_is_kept_and_refined(correlated_pairs):
+    config = dataclasses.replace(CONFIG, judge="loss", learning_rate=0.1, patience=1, max_epochs=12)
+    display = Recorder()
+    result = fit(small_model(), PairwiseRanking(), correlated_pairs, config, display=display)
+    losses = [line["loss_va"] for line in result.log]
+    assert result.best_value == min(losses) and result.best_epoch == 1 + losses.index(min(losses))
+    assert [line["best"] for line in result.log] == [loss < min([math.inf, *losses[:i]])
+                                                      for i, loss in enumerate(losses)]
+    assert display.notes and all("validation loss 0." in note for note in display.notes)
+    by_mrr = fit(small_model(), PairwiseRanking(), correlated_pairs, dataclasses.replace(config, judge="mrr"))
+    assert by_mrr.best_value == max(line["mrr_va"] for line in by_mrr.log)
+
+
+def test_a_validation_loss_that_is_no_number_can_not_judge(correlated_pairs):
+    class Nothing(PairwiseRanking):
+        def forward(self, *batch: Any) -> torch.Tensor:
+            return super().forward(*batch) * (1.0 if self.training else math.nan)
+
+    with pytest.raises(NumericalError, match="after epoch 1: the validation loss, which judges epochs, is nan"):
+        fit(small_model(), Nothing(), correlated_pairs, dataclasses.replace(CONFIG, judge="loss"))
+    assert fit(small_model(), Nothing(), correlated_pairs, CONFIG).best_epoch
+
+
+@pytest.mark.parametrize("lone", [False, True])
+def test_a_model_that_needs_no_pairs_sees_every_item(correlated_pairs, lone):
+    """In training and in the validation loss; retrieval is still measured by the pairs, and refitted on them."""
+    class Alone(TwoTower):
+        needs_no_pairs = True
+
+        def forward(self, x, y):
+            seen[self.training] += [(float(a), float(b)) for a, b in zip(x[:, 0], y[:, 0], strict=True)]
+            return super().forward(x, y)
+
+    seen: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    table = torch.tensor([[0, 3], [5, 5], [7, 1]])
+    data = correlated_pairs
+    if lone:
+        data = dataclasses.replace(data, **{split.name: dataclasses.replace(
+            split, view2=split.view2[:40], pairs=table) for split in (data.train, data.valid)})
+    fresh = small_model(head=CCALayer(5, alpha=1.0))
+    model = Alone(fresh.tower1, fresh.tower2, fresh.head)
+    check_experiment(model, PairwiseRanking(), data)
+    seen[True].clear()
+    seen[False].clear()
+    config = dataclasses.replace(CONFIG, max_epochs=1, alpha=1.0)
+    result = fit(model, PairwiseRanking(), data, config)
+    n2 = 40 if lone else 200
+    expected = sorted((float(data.train.view1[i, 0]), float(data.train.view2[i % n2, 0])) for i in range(200))
+    assert sorted(seen[True][2:]) == expected  # the first two are the check's
+    of_valid = sorted((float(data.valid.view1[i, 0]), float(data.valid.view2[i % min(n2, 60), 0])) for i in range(60))
+    assert sorted(seen[False]) == of_valid
+    assert result.log[0]["refit_pairs"] == len(data.train) == (3 if lone else 200)
+    z1, z2 = embed(model, data.valid)
+    metrics = retrieval_metrics(z1, z2, data.valid.pairs)
+    assert result.best_value == pytest.approx((metrics["V1_to_V2"]["mrr"] + metrics["V2_to_V1"]["mrr"]) / 2)
+
+
 def test_the_cosine_schedule_step_by_step(correlated_pairs, monkeypatch):
     rates = []
     step = torch.optim.Adam.step

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from xmodal.errors import ExperimentError, XmodalError, did_you_mean
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model
 from xmodal.ranges import Choices, ends, range_problems
+from xmodal.start import FIELDS, Start, start_problems
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class TrainConfig:
             ``max_epochs`` then.
         optimizer: "adam", or "rmsprop" (mean square decayed by 0.9, as published CorrNets were trained).
         max_epochs: the end of training at the latest.
-        keep: "best", the weights of the epoch with the best validation MRR; or "last", those of the last epoch, as
-            published protocols without validation have it (training then ends at ``max_epochs`` only).
-        patience: epochs without a better validation MRR before training stops or refines.
+        judge: by which validation value epochs are judged: "mrr", the mean of both directions' MRR; or "loss", which is
+            better where it is lower, for models that are not trained to retrieve, such as autoencoders.
+        keep: "best", the weights of the best epoch; or "last", those of the last epoch, as published protocols without
+            validation have it (training then ends at ``max_epochs`` only).
+        patience: epochs without a better one before training stops or refines.
         refinement_steps: how often to go back to the best model and go on with a smaller learning rate.
         lr_multiplier: the factor by which refining shrinks the learning rate.
         refinement_patience: patience after the first refinement, if that is less than ``patience``.
@@ -61,6 +64,7 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     optimizer: Literal["adam", "rmsprop"] = "adam"
     max_epochs: int = 1000
+    judge: Literal["mrr", "loss"] = "mrr"
     keep: Literal["best", "last"] = "best"
     patience: int = 30
     refinement_steps: int = 3
@@ -109,6 +113,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "schedule": (lambda v: v in ("constant", "cosine"), "'constant' or 'cosine'"),
     "optimizer": (lambda v: v in ("adam", "rmsprop"), "'adam' or 'rmsprop'"),
     "max_epochs": (_whole(1), "a whole number of at least 1"),
+    "judge": (lambda v: v in ("mrr", "loss"), "'mrr' or 'loss'"),
     "keep": (lambda v: v in ("best", "last"), "'best' or 'last'"),
     "patience": (_whole(1), "a whole number of at least 1"),
     "refinement_steps": (_whole(0), "a whole number of at least 0"),
@@ -159,6 +164,7 @@ class Experiment:
     source: str  #: the text of the file
     views: tuple[str, str] | None = None  #: the names of the views that it is for, where data hold several
     search: Mapping[str, Choices] = field(default_factory=dict)  #: what to search each field in (run_tune.py)
+    start: Start | None = None  #: the run whose weights training begins with; needed by nothing else
 
 
 def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None, name: str | None = None,
@@ -201,7 +207,7 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
                              "a torch.nn.Module, or an estimator of xmodal.linear"), build_objective, source,
                       vars(module).get("VIEWS"),
                       {field: choices for field, choices in _searched(module, search or {}).items()
-                       if field not in (overrides or {})})
+                       if field not in (overrides or {})}, vars(module).get("START"))
 
 
 def _no_objective() -> None:
@@ -233,8 +239,12 @@ def _mistakes_in_source(source: str, path: Path) -> list[str]:
         if isinstance(node, ast.FunctionDef):
             problems += _wrong_arguments(node)
     for leaf in ast.walk(tree):
-        if isinstance(leaf, ast.Call) and getattr(leaf.func, "id", getattr(leaf.func, "attr", "")) == "TrainConfig":
-            problems += field_problems(_literal_keywords(leaf))
+        called = getattr(leaf.func, "id", getattr(leaf.func, "attr", "")) if isinstance(leaf, ast.Call) else ""
+        if isinstance(leaf, ast.Call) and called == "TrainConfig":
+            problems += field_problems(_literal_keywords(leaf.keywords, _RULES))
+        elif isinstance(leaf, ast.Call) and called == "Start":
+            given = [ast.keyword(name, value) for name, value in zip(FIELDS, leaf.args, strict=False)]
+            problems += start_problems(_literal_keywords([*given, *leaf.keywords], FIELDS))
     return problems
 
 
@@ -248,16 +258,16 @@ def _wrong_arguments(node: ast.FunctionDef) -> list[str]:
     return [f"line {node.lineno}: {node.name} takes {shown}, not {positional} argument(s)"]
 
 
-def _literal_keywords(call: ast.Call) -> dict[str, Any]:
-    """Keyword arguments of a call; those that aren't literals are given a value that passes, to be checked later."""
+def _literal_keywords(keywords: Iterable[ast.keyword], known: Container[str]) -> dict[str, Any]:
+    """Literal keyword arguments of a call. Those that are none can only be checked later, but for their names."""
     values: dict[str, Any] = {}
-    for keyword in call.keywords:
+    for keyword in keywords:
         if keyword.arg is None:
             continue
         try:
             values[keyword.arg] = ast.literal_eval(keyword.value)
         except (ValueError, TypeError, MemoryError, RecursionError):
-            if keyword.arg not in _RULES:
+            if keyword.arg not in known:
                 values[keyword.arg] = None
     return values
 
@@ -325,6 +335,11 @@ def _mistakes_in_module(module: ModuleType) -> list[str]:
     if views is not None and not (isinstance(views, tuple) and len(views) == 2
                                   and all(isinstance(name, str) and name for name in views)):
         problems.append(f'VIEWS must be two names, such as ("pixels", "codes"), got {views!r}')
+    start = names.get("START")
+    if start is not None and not isinstance(start, Start):
+        problems.append(f'START must be a Start, such as Start("runs/mnist_halves_infonce"), got {start!r}')
+    elif start is not None and "build_objective" in names and names["build_objective"] is None:
+        problems.append("START has no effect: a model that is fitted in closed form starts from nothing")
     return problems
 
 

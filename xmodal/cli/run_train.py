@@ -5,6 +5,7 @@
   python run_train.py --model models/x.py --data mine.npz --set batch_size=500
   python run_train.py --model models/x.py --data mine.npz --resume
   python run_train.py --model models/mnist_halves_cca.py --data mnist_halves
+  python run_train.py --model models/fashion_halves_from_mnist.py --data fashion_halves
   python run_train.py --model models/emoji_cca.py --data emoji --views en de
   torchrun --nproc_per_node=4 run_train.py --model models/x.py --data mine.h5
 """
@@ -33,13 +34,13 @@ from xmodal.cli.common import (
 )
 from xmodal.cli.display import display_for
 from xmodal.cli.tensorboard import TensorBoardDisplay, require_tensorboard
-from xmodal.config import Experiment, load_experiment, parse_override
+from xmodal.config import Experiment, TrainConfig, load_experiment, parse_override
 from xmodal.data import PairedData, load_data
 from xmodal.distributed import rank, size, wait_for_all
 from xmodal.errors import CheckpointError, ExperimentError
 from xmodal.linear import ClosedForm
 from xmodal.runs import experiment_of, require_same_data
-from xmodal.trainer import FitResult, check_experiment, fit
+from xmodal.trainer import FitResult, check_experiment, fit, judge_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +97,7 @@ def train(args: argparse.Namespace) -> int:
     objective = experiment.build_objective()
     if args.show_architecture:
         print(model, *([] if objective is None else [objective]), sep="\n")
-    check_experiment(model, objective, data)
+    check_experiment(model, objective, data, experiment.start if about is None else None)
     extent = f"{type(model).__name__} in closed form" if isinstance(model, ClosedForm) else \
         f"{sum(p.numel() for p in model.parameters()):,} parameters"
     together = f", {size()} processes" if size() > 1 else ""
@@ -113,13 +114,13 @@ def train(args: argparse.Namespace) -> int:
         print(f"Model: {experiment.name}, {extent}, seed {seed}, {device}{together}")
         events = TensorBoardDisplay(display_for(sys.stdout), run) if args.tensorboard and run and rank() == 0 else None
         result = fit(model, objective, data, experiment.config, seed=seed, run=run, resume=resume, device=device,
-                     display=events or display_for(sys.stdout))
+                     display=events or display_for(sys.stdout), start=experiment.start)
         if events is not None:
             events.finish()
         if run is not None and rank() == 0 and result.signal is None:
             write_card(run, model)
         wait_for_all()
-    return _conclude(result, run, experiment.config.keep)
+    return _conclude(result, run, experiment.config)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -181,14 +182,14 @@ def describe_run(experiment: Experiment, data: PairedData, args: argparse.Namesp
     }
 
 
-def _conclude(result: FitResult, run: RunFolder | None, keep: str) -> int:
+def _conclude(result: FitResult, run: RunFolder | None, config: TrainConfig) -> int:
     if result.signal is not None and result.finished.startswith("interrupted"):
         print(f"stopped after epoch {len(result.log)}" + ("; --resume continues" if run is not None else ""))
         return 128 + result.signal
     if result.finished == "closed form":
         print(f"fitted in closed form: validation MRR {result.best_value:.4f}")
     else:
-        kept = "best validation MRR" if keep == "best" else "validation MRR"
+        kept = f"{'best ' if config.keep == 'best' else ''}{judge_of(config).name}"
         print(f"finished ({result.finished}): {kept} {result.best_value:.4f} in epoch {result.best_epoch}")
     if run is not None:
         print(f"kept in {run.path}")

@@ -182,7 +182,8 @@ def _about_data(data: PairedData) -> dict[str, Any]:
 def _check(experiment: Experiment, data: PairedData, seed: int) -> None:
     """The experiment with its own values has to be one that can be trained."""
     torch.manual_seed(seed)
-    check_experiment(experiment.build_model(data.view1_shape, data.view2_shape), experiment.build_objective(), data)
+    check_experiment(experiment.build_model(data.view1_shape, data.view2_shape), experiment.build_objective(), data,
+                     experiment.start)
 
 
 def _result(args: argparse.Namespace, search: Search, trials: Sequence[Trial], best: Trial, about: Mapping[str, Any]

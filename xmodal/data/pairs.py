@@ -120,6 +120,18 @@ class PairSplit:
             return self.pairs
         return torch.arange(self.n_pairs)[:, None].expand(-1, 2).contiguous()
 
+    def all_items(self) -> PairSplit:
+        """Every item of both views, whoever its partner is, for models that need no pairs.
+
+        Row i of the pair table names view-1 item ``i % n1`` and view-2 item ``i % n2``: the longer view's items once,
+        the shorter one's as often as it takes. Where both have as many items there is no table.
+        """
+        n1, n2 = len(self.view1), len(self.view2)
+        if n1 == n2:
+            return self if self.pairs is None else dataclasses.replace(self, pairs=None)
+        rows = torch.arange(max(n1, n2))
+        return dataclasses.replace(self, pairs=torch.stack([rows % n1, rows % n2], dim=1))
+
     def take(self, n: int) -> PairSplit:
         """The first ``n`` pairs (all, if there are fewer); items that no kept pair names are dropped.
 

@@ -17,17 +17,28 @@ from xmodal.layers import Embedded
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model, evaluating
 from xmodal.objectives import loss_of_pairs
+from xmodal.start import Start
 from xmodal.trainer.closed_form import check_closed_form
+from xmodal.trainer.starting import start_from
 
 
-def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData) -> None:
+def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData,
+                     start: Start | None = None) -> None:
     """A whole step on two pairs with copies of model and objective (or a fit to few pairs, where that is in closed
     form): mistakes surface before anything is written.
+
+    Args:
+        model, objective, data: what is to be trained on what.
+        start: what training is to start from, if ``model`` hasn't got it yet.
 
     Raises:
         ExperimentError: says which part doesn't fit.
         DataError: a training split of one pair.
+        CheckpointError: what to start from is missing.
     """
+    if start is not None:
+        model = copy.deepcopy(model)
+        start_from(start, model)
     if len(data.train) < 2:
         raise DataError("the train split has 1 pair; training needs at least 2")
     if isinstance(model, ClosedForm):
@@ -36,7 +47,9 @@ def check_experiment(model: Model | ClosedForm, objective: nn.Module | None, dat
         raise ExperimentError(f"{type(model).__name__} needs an objective: build_objective = None is for models that "
                               "are fitted in closed form")
     if not any(p.requires_grad for p in model.parameters()):
-        raise ExperimentError("the model has no parameters to train")
+        frozen = sum(p.numel() for p in model.parameters())
+        raise ExperimentError("the model has no parameters to train" + (
+            f": all {frozen:,} are frozen (START with a larger last, or last=None, trains some)" if frozen else ""))
     few = data.train.take(2)
     batch = next(pair_batches(few, 2))
     state = torch.get_rng_state()

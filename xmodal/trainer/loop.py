@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from typing import Any, cast
 
 import torch
@@ -24,64 +24,35 @@ from xmodal.linear import ClosedForm
 from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.networks import Model, evaluating
 from xmodal.objectives import loss_of_pairs
+from xmodal.start import Start, frozen_modules
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
 from xmodal.trainer.optimizer import make_optimizer, scheduled
+from xmodal.trainer.progress import FitResult, Progress
 from xmodal.trainer.signals import on_stop_signals
+from xmodal.trainer.starting import Started, damaged, kept_in_eval, start_from, started_before
 from xmodal.trainer.step import backward, compiled, make_step
-from xmodal.trainer.validation import probe, retrieval_line
+from xmodal.trainer.validation import judge_of, probe, retrieval_line
 
 #: The resume state is written when the time since the last writing is this many times what writing took.
 SAVE_COST_FACTOR = 20
 
 
-@dataclass
-class Progress:
-    """Where a training stands: all of it but the tensors. Written into the resume state as plain values."""
-
-    learning_rate: float
-    patience: int
-    patience_left: int
-    refinements_left: int
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # finished batches of the one after
-    loss_sum: float = 0.0  # of these batches
-    seconds: float = 0.0  # spent on them
-    best_epoch: int = 0
-    best_value: float = math.nan
-    finished: str = ""  # why training ended
-    log: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        kinds = {"int": int, "float": int | float, "str": str}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not isinstance(value, kinds.get(str(each.type), list)):
-                raise TypeError(f"{each.name} must be {each.type}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What :func:`fit` returns; the model itself holds the weights of ``best_epoch``."""
-
-    log: list[dict[str, Any]]  #: a line per epoch, as in log.jsonl
-    best_epoch: int  #: the last one with ``keep="last"``
-    best_value: float  #: its primary metric on the validation pairs
-    finished: str  #: "patience", "max_epochs", "closed form", or "interrupted by SIGINT"
-    signal: int | None = None  #: the signal that stopped training, if one did
-
-
 def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData, config: TrainConfig, *,
         seed: int = 23, run: RunFolder | None = None, resume: bool = False, device: str | torch.device = "cpu",
-        display: Display | None = None) -> FitResult:
-    """Trains ``model`` on ``data.train`` and keeps the weights that do best on ``data.valid`` (or the last ones, if
-    ``config.keep`` says so).
+        display: Display | None = None, start: Start | None = None) -> FitResult:
+    """Trains ``model`` on ``data.train`` and keeps the weights that do best on ``data.valid``, by ``config.judge`` (or
+    the last ones, if ``config.keep`` says so).
 
     Each epoch: shuffled batches, a refit of the head's statistics on all training pairs, validation. Without a better
-    validation MRR for ``config.patience`` epochs, the best model is reloaded with its optimizer state and refined with
-    a smaller learning rate, ``config.refinement_steps`` times. The order of batches depends on ``seed`` and the epoch
-    alone, so a resumed training takes the same steps as an undisturbed one.
+    validation MRR (or loss) for ``config.patience`` epochs, the best model is reloaded with its optimizer state and
+    refined with a smaller learning rate, ``config.refinement_steps`` times. The order of batches depends on ``seed``
+    and the epoch alone, so a resumed training takes the same steps as an undisturbed one.
+
+    Frozen parameters (``requires_grad=False``) are left alone, and modules whose parameters are all frozen stay in eval
+    mode, so that batch norm keeps its statistics there. A model with ``needs_no_pairs = True`` is trained on all items
+    of both views, with a partner or without.
 
     A model of :mod:`xmodal.linear` is fitted to the training pairs in closed form, which makes a log of one line; of
     ``config`` nothing is used, and signals do what they do anywhere in Python.
@@ -102,25 +73,33 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
         resume: continue from the state in ``run``; the beginning, if there is none yet.
         device: where the model is trained.
         display: shows progress.
+        start: weights of another run to begin with, and which of them to train; ``model`` is changed accordingly. What
+            came of it is in the ``config.json`` of ``run``, and a training that is resumed needs the other run no more.
 
     Raises:
-        ExperimentError: model, objective and data don't fit together.
+        ExperimentError: model, objective and data don't fit together, or what to start from doesn't fit the model.
         NumericalError: the loss is not finite; the message says where and why, the best weights stay.
-        CheckpointError: the state to resume is damaged, or another model's.
+        CheckpointError: the state to resume is damaged, or another model's; what to start from is missing.
     """
-    check_experiment(model, objective, data)
     first = rank() == 0
+    if resume and run is None and not isinstance(model, ClosedForm):
+        raise CheckpointError("resume needs a run folder")
+    state = run.load_resume() if resume and run is not None and not isinstance(model, ClosedForm) else None
+    started = start_from(start, model) if start is not None and state is None else Started()
+    check_experiment(model, objective, data)
     if isinstance(model, ClosedForm) or objective is None:  # never the one without the other: that was checked
         with alone():
             line = fit_closed_form(cast(ClosedForm, model), data, seed=seed, run=run if first else None, resume=resume,
                                    device=device, display=display or Silent())
         return FitResult([line], 1, line[f"{PRIMARY.key}_va"], "closed form")
-    if resume and run is None:
-        raise CheckpointError("resume needs a run folder")
+    if state is not None:
+        started = started_before(state, cast(RunFolder, run), model)
     training = _Training(model.to(device), objective.to(device), data, config, seed, run if first else None,
-                         torch.device(device), display or Silent())
+                         torch.device(device), display or Silent(), started)
     if resume:
-        training.restore(cast(RunFolder, run))
+        training.restore(cast(RunFolder, run), state)
+    if started.about:
+        training.say_what_was_started(started)
     return training.run()
 
 
@@ -128,15 +107,21 @@ class _Training:
     """One run of :func:`fit`."""
 
     def __init__(self, model: Model, objective: nn.Module, data: PairedData, config: TrainConfig, seed: int,
-                 run: RunFolder | None, device: torch.device, display: Display) -> None:
+                 run: RunFolder | None, device: torch.device, display: Display, started: Started) -> None:
         self.model, self.objective, self.data, self.config = model, objective, data, config
         self.seed, self.folder, self.device, self.display = seed, run, device, display
+        self.started, self.judge = started, judge_of(config)
+        without_pairs = getattr(model, "needs_no_pairs", False)
+        self.train_split = data.train.all_items() if without_pairs else data.train
+        self.loss_split = data.valid.all_items() if without_pairs else data.valid
         self.step = make_step(model, objective, config.precision, data.train.labels)
-        self.optimizer = make_optimizer([model, objective], config)
+        self.frozen = frozen_modules(model)  # with the batch norms that the step may have put there
+        self.optimizer = make_optimizer([model, objective], config, started.parameters(model, started.slow),
+                                        started.rate)
         self.part = rank(), size()
         self.progress = Progress(config.learning_rate, config.patience, config.patience, config.refinement_steps)
         self.best: dict[str, Any] = {}
-        self.n_batches = n_batches(data.train, config.batch_size)
+        self.n_batches = n_batches(self.train_split, config.batch_size)
         self.probe = probe(data)
         self.stopped_by: int | None = None  # the signal that all processes stop for
         self._asked_by = 0
@@ -146,7 +131,8 @@ class _Training:
     def run(self) -> FitResult:
         progress = self.progress
         try:
-            with on_stop_signals(self._ask_to_stop), compiled(self.model, self.config.compile):
+            with (on_stop_signals(self._ask_to_stop), compiled(self.model, self.config.compile),
+                  kept_in_eval(self.frozen)):
                 if not (progress.finished or progress.epoch or progress.batch):
                     self._first_statistics()
                 while not progress.finished and not self._stopping():
@@ -174,24 +160,26 @@ class _Training:
     # -- an epoch ---------------------------------------------------------------------------------------------------
 
     def _first_statistics(self) -> None:
-        """Blended statistics need something to start from: the training pairs as the fresh towers see them."""
-        if not getattr(self.model, "blends_statistics", False):  # a user's own model need not have it
+        """Blended statistics need something to start from, and so does a frozen head: the training pairs as the towers
+        see them before the first step."""
+        if not (self.frozen or getattr(self.model, "blends_statistics", False)):  # a user's own model need not have it
             return
         try:
             with tower_precision(self.config.precision, self.device):
-                self.model.refit(self._batches(0), train_mode=True)
+                self.model.refit(self._pairs(), train_mode=True)
         except NumericalError as error:
-            batch = next(self._pair_batches(0))
+            batch = next(self._batches(self.data.train, 0))
             raise NumericalError(f"training stopped before the first step: {error}; "
                                  f"{largest_values(Batch(*gather_rows(*batch)))}") from error
 
-    def _batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self._pair_batches(epoch, start):
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All training pairs, for a refit."""
+        for batch in self._batches(self.data.train, 0):
             yield batch.view1, batch.view2
 
-    def _pair_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return pair_batches(self.data.train, self.config.batch_size, seed=self.seed, epoch=epoch, start=start,
-                            part=self.part, device=self.device)
+    def _batches(self, split: PairSplit, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return pair_batches(split, self.config.batch_size, seed=self.seed, epoch=epoch, start=start, part=self.part,
+                            device=self.device)
 
     def _train_epoch(self) -> None:
         """Takes the epoch's remaining steps, or those until a signal asks for a stop."""
@@ -199,7 +187,7 @@ class _Training:
         self.model.train()
         self.objective.train()
         begun, seconds_before = time.perf_counter(), progress.seconds
-        for batch in self._pair_batches(progress.epoch + 1, progress.batch):
+        for batch in self._batches(self.train_split, progress.epoch + 1, progress.batch):
             self._set_learning_rate()
             loss = self._step(batch)
             progress.batch += 1
@@ -214,7 +202,7 @@ class _Training:
         steps = progress.epoch * self.n_batches + progress.batch + 0.5  # the middle of the next one
         factor = scheduled(self.config, steps / (self.n_batches * self.config.max_epochs))
         for group in self.optimizer.param_groups:
-            group["lr"] = progress.learning_rate * factor
+            group["lr"] = progress.learning_rate * factor * group.get("rate", 1.0)
 
     def _step(self, batch: Batch) -> float:
         where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
@@ -244,10 +232,12 @@ class _Training:
         progress, started = self.progress, time.perf_counter()
         try:
             line = self._validate()
+            if not math.isfinite(line[self.judge.key]):
+                raise NumericalError(f"the {self.judge.name}, which judges epochs, is {line[self.judge.key]}")
         except NumericalError as error:
             raise NumericalError(f"training stopped after epoch {progress.epoch + 1}: {error}{self._kept()}") from error
         progress.epoch += 1
-        improved = self._judge(line[f"{PRIMARY.key}_va"])
+        improved = self._judge(line[self.judge.key])
         line = {"epoch": progress.epoch, "loss_tr": progress.loss_sum / max(progress.batch, 1), **line,
                 "lr": self.optimizer.param_groups[0]["lr"], "seconds": progress.seconds + time.perf_counter() - started,
                 "seconds_train": progress.seconds, "best": improved, "patience_left": progress.patience_left,
@@ -263,17 +253,17 @@ class _Training:
     def _validate(self) -> dict[str, Any]:
         require_finite_state(self.model)
         with tower_precision(self.config.precision, self.device):
-            refit_pairs = self.model.refit(self._batches(0))
-        loss, z1, z2 = self._embed_with_loss(self.data.valid)
-        pairs = self.data.valid.pairs
-        valid = retrieval_metrics(z1, z2, pairs, shared=True)
+            refit_pairs = self.model.refit(self._pairs())
+        loss, z1, z2 = self._embed_with_loss()
+        valid = retrieval_metrics(z1, z2, self.data.valid.pairs, shared=True)
         z1, z2 = embed(self.model, self.probe, device=self.device, precision=self.config.precision)
         train = retrieval_metrics(z1, z2, self.probe.pairs, shared=True)
         line = {"loss_va": loss, "refit_pairs": refit_pairs, **retrieval_line(train, valid)}
         return dict(json.loads(from_first(json.dumps(line).encode()) or b""))
 
-    def _embed_with_loss(self, split: PairSplit) -> tuple[float, Tensor, Tensor]:
-        """The objective over a split in eval mode, and its items' embeddings."""
+    def _embed_with_loss(self) -> tuple[float, Tensor, Tensor]:
+        """The objective over the validation split in eval mode, and its items' embeddings."""
+        split = self.loss_split
         low, high = part_of(n_batches(split, self.config.batch_size))
         losses, rows1, rows2 = [], [], []
         self.objective.eval()
@@ -286,9 +276,9 @@ class _Training:
                 rows1.append(embedded.view1)
                 rows2.append(embedded.view2)
         loss = float(add_up(torch.tensor(sum(losses), dtype=torch.float64))) / len(split)
-        if split.pairs is None and size() == 1:
+        if split.pairs is None and split is self.data.valid and size() == 1:
             return loss, torch.cat(rows1), torch.cat(rows2)
-        z1, z2 = embed(self.model, split, device=self.device, precision=self.config.precision)
+        z1, z2 = embed(self.model, self.data.valid, device=self.device, precision=self.config.precision)
         return loss, z1, z2
 
     # -- which model is best, and when to stop ----------------------------------------------------------------------
@@ -296,7 +286,7 @@ class _Training:
     def _judge(self, value: float) -> bool:
         """Books an epoch's validation value; True when its weights are the ones to keep so far."""
         progress = self.progress
-        sign = 1 if PRIMARY.high_is_better else -1
+        sign = 1 if self.judge.high_is_better else -1
         if self.config.keep == "best" and progress.best_epoch and sign * value <= sign * progress.best_value:
             progress.patience_left -= 1
             return False
@@ -321,8 +311,8 @@ class _Training:
             progress.patience_left = progress.patience
             self._load_best()
             self._set_optimizer(self.best["optimizer"])
-            return (f"refining the best model (epoch {progress.best_epoch}) with learning rate "
-                    f"{progress.learning_rate:.2g}")
+            return (f"refining the best model (epoch {progress.best_epoch}, {self.judge.name} "
+                    f"{progress.best_value:.4f}) with learning rate {progress.learning_rate:.2g}")
         return ""
 
     def _load_best(self) -> None:
@@ -364,15 +354,20 @@ class _Training:
         self.folder.save_resume({"progress": asdict(self.progress), "model": self.model.state_dict(),
                                  "optimizer": self.optimizer.state_dict(), "best": self.best,
                                  "objective": self.objective.state_dict(), "rng": states[0],
-                                 "cuda_rng": states[1] if cuda else None})
+                                 "cuda_rng": states[1] if cuda else None, "start": self.started.plain()})
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
-    def restore(self, run: RunFolder) -> None:
-        """Takes up the state in the run folder, and rewrites the log and the best weights to agree with it."""
+    def say_what_was_started(self, started: Started) -> None:
+        """On the screen, and in ``config.json`` where there is one."""
+        self.display.note(started.note)
+        if self.folder is not None and self.folder.exists:
+            self.folder.write_json(RunFolder.CONFIG, {**self.folder.config(), "start": started.about})
+
+    def restore(self, run: RunFolder, state: dict[str, Any] | None) -> None:
+        """Takes up the state of the run folder, and rewrites the log and the best weights to agree with it."""
         if self.folder is not None:
             self.folder.clear_temporary_files()
-        state = run.load_resume()
         if state is None:
             self.display.note("nothing was saved yet: starting from the beginning")
             return
@@ -383,8 +378,7 @@ class _Training:
             if self.best:
                 self._write_best()
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"{run.file(RunFolder.RESUME)} is damaged ({type(error).__name__}: {error}): "
-                                  "--overwrite starts again") from error
+            raise damaged(run, error) from error
         if self.folder is not None and not self.progress.finished:
             self.folder.clear_results()
         self.display.note(f"continuing after epoch {self.progress.epoch}" if not self.progress.finished else

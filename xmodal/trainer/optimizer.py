@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,19 +11,32 @@ from torch import nn
 from xmodal.config import TrainConfig
 
 
-def make_optimizer(modules: list[nn.Module], config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(modules: Iterable[nn.Module], config: TrainConfig, slow: Iterable[nn.Parameter] = (),
+                   rate: float = 1.0) -> torch.optim.Optimizer:
     """The optimizer over all parameters, with classic L2 (loss + ``l2·Σw²``, gradient ``2·l2·w``) or decoupled decay.
 
     RMSprop decays its mean square by 0.9 (Tieleman and Hinton 2012, and Keras; torch's own default is 0.99).
+
+    Args:
+        modules: whose parameters; frozen ones are left out.
+        config: optimizer, learning rate and decay.
+        slow: those with a rate of ``rate`` times the learning rate. They are a second group; what each group's
+            learning rate is multiplied by is its ``rate``.
+        rate: of the slow ones.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=config.learning_rate, alpha=0.9, eps=1e-7,
-                                   weight_decay=2 * config.l2)
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    behind = {id(parameter) for parameter in slow}
+    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in behind]}]
+    if behind:
+        groups.append({"params": [p for p in parameters if id(p) in behind], "lr": config.learning_rate * rate,
+                       "rate": rate})
+        groups[0]["rate"] = 1.0  # of every group or of none
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.learning_rate, alpha=0.9, eps=1e-7, weight_decay=2 * config.l2)
     if config.decoupled:
-        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.l2, fused=fused)
-    return torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=2 * config.l2, fused=fused)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.l2, fused=fused)
+    return torch.optim.Adam(groups, lr=config.learning_rate, weight_decay=2 * config.l2, fused=fused)
 
 
 WARM_UP = 0.1  # of the training

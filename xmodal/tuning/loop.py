@@ -117,7 +117,7 @@ class Search:
         except (NumericalError, ExperimentError, MemoryError, RuntimeError) as error:
             trial = dataclasses.replace(trial, state="failed", reason=_reason(error))
         else:
-            values = tuple(result.best_value for result in (first, *others))
+            values = tuple(result.log[result.best_epoch - 1][f"{PRIMARY.key}_va"] for result in (first, *others))
             trial = dataclasses.replace(trial, state="done", value=fmean(values), values=values,
                                         best_epoch=first.best_epoch)
         return dataclasses.replace(trial, curve=tuple(watching.curve), seconds=time.perf_counter() - started)
@@ -136,7 +136,7 @@ class Search:
         objective = experiment.build_objective()
         watching.last_epoch = experiment.config.max_epochs if objective is not None else 1
         result = fit(model, objective, self.data, experiment.config, seed=seed, device=self.device,
-                     display=watching if repeat == 0 else self.display)
+                     display=watching if repeat == 0 else self.display, start=experiment.start)
         if result.signal is not None and result.finished.startswith("interrupted"):
             raise Stopped(result.signal)
         return result
