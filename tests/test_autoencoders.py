@@ -2,15 +2,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.linalg import subspace_angles
 from sklearn.linear_model import Lasso
 from torch import Tensor, nn
 
 from xmodal.augment import GaussianNoise, Masking
+from xmodal.cli import run_train
+from xmodal.config import TrainConfig
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
 from xmodal.layers.binary import Bits
@@ -19,6 +23,7 @@ from xmodal.networks.jacobian import squared_jacobian
 from xmodal.objectives import PredictiveSparse, Reconstruction
 from xmodal.objectives.autoencoding import sparse_codes
 from xmodal.towers import Dictionary, Gain, conv_autoencoder, mlp, remembering, tied_decoder
+from xmodal.trainer import fit
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -68,6 +73,64 @@ def test_corruption_is_for_towers_in_train_mode_only():
 def test_impossible_settings_are_refused(made):
     with pytest.raises(ExperimentError, match="got"):
         made()
+
+
+# -- training ----------------------------------------------------------------------------------------------------
+
+def test_items_without_a_partner_train_as_well_and_the_least_loss_is_kept(captioned_pictures):
+    seen: list[Tensor] = []
+    torch.manual_seed(0)
+    model = Autoencoders(mlp((12,), [16], 4), mlp((9,), [16], 4), mlp((4,), [16], 12), mlp((4,), [16], 9))
+    model.tower2.register_forward_pre_hook(lambda tower, given: seen.append(given[0].clone()) if tower.training
+                                           else None)
+    config = TrainConfig(dim_latent=4, batch_size=61, learning_rate=1e-2, max_epochs=4, judge="loss")
+    result = fit(model, Reconstruction(), captioned_pictures, config, seed=0)
+    lonely = captioned_pictures.train.view2[-4:]
+    last_epoch = torch.cat(seen[-4:])                      # 80 pictures, 244 captions: 4 batches of 61
+    assert all(bool((last_epoch == one).all(dim=1).any()) for one in lonely)
+    losses = [line["loss_va"] for line in result.log]
+    assert result.best_value == min(losses) and losses[-1] < 0.9 * losses[0]
+
+
+AUTOENCODERS = '''"""Autoencoders of digits' halves."""
+from xmodal import Autoencoders, Reconstruction, TrainConfig
+from xmodal.towers import mlp
+
+CONFIG = TrainConfig(dim_latent=8, max_epochs=2, judge="loss")
+
+def build_model(view1_shape, view2_shape):
+    return Autoencoders(mlp(view1_shape, [16], 8), mlp(view2_shape, [16], 8), mlp((8,), [], *view1_shape),
+                        mlp((8,), [], *view2_shape))
+
+def build_objective():
+    return Reconstruction()
+'''
+TWO_TOWER = '''"""Two towers that start from autoencoders."""
+from xmodal import InfoNCE, LearnedProjection, Start, TrainConfig, TwoTower
+from xmodal.towers import mlp
+
+CONFIG = TrainConfig(dim_latent=8, max_epochs=1, learning_rate=1e-12)
+START = Start("runs/auto")
+
+def build_model(view1_shape, view2_shape):
+    return TwoTower(mlp(view1_shape, [16], 8), mlp(view2_shape, [16], 8), LearnedProjection(8))
+
+def build_objective():
+    return InfoNCE()
+'''
+
+
+def test_two_towers_start_from_autoencoders(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XMODAL_DATA", raising=False)
+    for name, text in (("auto", AUTOENCODERS), ("pair", TWO_TOWER)):
+        Path(f"{name}.py").write_text(text)
+        assert run_train.main(["--model", f"{name}.py", "--data", "digits"]) == 0
+    out = capsys.readouterr().out
+    assert "best validation loss" in out and "started from runs/auto" in out and "head.U" in out
+    before, after = (load_file(f"runs/{name}/weights.safetensors") for name in ("auto", "pair"))
+    for name in ("tower1.0.weight", "tower2.3.bias"):
+        torch.testing.assert_close(after[name], before[name], atol=1e-7, rtol=0)
 
 
 # -- linear autoencoders are principal components ----------------------------------------------------------------

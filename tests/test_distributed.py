@@ -22,8 +22,8 @@ from xmodal.errors import ProcessError
 from xmodal.evaluator import embed, evaluate
 from xmodal.layers import CCALayer, CCAReadout, LearnedProjection
 from xmodal.layers.batch_norm import SharedBatchNorm, share_batch_norms
-from xmodal.networks import CorrNet, Model, TwoTower
-from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum
+from xmodal.networks import Autoencoders, CorrNet, Model, TwoTower
+from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, Reconstruction, TraceNorm, WeightedSum
 from xmodal.towers import mlp, tied_decoder
 from xmodal.trainer import fit
 
@@ -59,6 +59,10 @@ def corr_net() -> CorrNet:
                    tied_decoder(encoder2, nn.ReLU).double())
 
 
+def autoencoders(towers: tuple[nn.Module, nn.Module]) -> Autoencoders:
+    return Autoencoders(*(Widened(tower) for tower in towers), nn.Linear(DIM, 12).double(), nn.Linear(DIM, 9).double())
+
+
 #: Every head, and every objective that looks at more than one row.
 KINDS: dict[str, tuple[Callable[[], Model], Callable[[], nn.Module]]] = {
     "cca, trace norm": (lambda: two_towers(CCALayer(DIM)), TraceNorm),
@@ -70,6 +74,8 @@ KINDS: dict[str, tuple[Callable[[], Model], Callable[[], nn.Module]]] = {
                                               lambda: PairwiseRanking(negatives="hardest")),
     "CorrNet": (corr_net, lambda: CorrNetObjective(correlation=0.1)),
     "CorrNet, a term left out": (corr_net, lambda: CorrNetObjective(both=0.0, from_view2=0.0)),
+    "autoencoders, sparse": (lambda: autoencoders((mlp((12,), [16], DIM), mlp((9,), [16], DIM))),
+                             lambda: Reconstruction(l1=0.01)),
 }
 #: For batches so small that a process may have none of their rows; without batch norm, which two rows send anywhere.
 OF_FEW_ROWS: dict[str, tuple[Callable[[], Model], Callable[[], nn.Module]]] = {
