@@ -188,6 +188,17 @@ def test_a_state_that_makes_no_sense_is_damaged(correlated_pairs, tmp_path, dama
         fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, resume=True)
 
 
+@pytest.mark.parametrize("value", [-2147483648, torch.zeros(7, 3), None])
+def test_damaged_averages_of_the_optimizer_are_found_before_a_step(correlated_pairs, tmp_path, value):
+    run = started_run(tmp_path / "r")
+    fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, display=StopAfter(13))
+    state = run.load_resume()
+    state["optimizer"]["state"][0]["exp_avg"] = value
+    run.save_resume(state)
+    with pytest.raises(CheckpointError, match=r"is damaged.*exp_avg of a parameter of shape"):
+        fit(small_model(), TraceNorm(), correlated_pairs, CONFIG, run=run, resume=True)
+
+
 @pytest.mark.parametrize("part", ["model", "optimizer", "objective"])
 @pytest.mark.parametrize("damaged", [{"nothing": 1}, 7, None])
 def test_a_damaged_best_model_is_found_when_training_is_resumed(correlated_pairs, tmp_path, part, damaged):

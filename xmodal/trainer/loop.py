@@ -28,7 +28,7 @@ from xmodal.start import Start, frozen_modules
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
-from xmodal.trainer.optimizer import make_optimizer, scheduled
+from xmodal.trainer.optimizer import check_state, make_optimizer, scheduled
 from xmodal.trainer.progress import FitResult, Progress
 from xmodal.trainer.signals import on_stop_signals
 from xmodal.trainer.starting import Started, damaged, kept_in_eval, start_from, started_before
@@ -322,6 +322,7 @@ class _Training:
 
     def _set_optimizer(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(copy.deepcopy(state))
+        check_state(self.optimizer)
 
     # -- keeping and resuming ---------------------------------------------------------------------------------------
 

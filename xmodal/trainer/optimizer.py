@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xmodal.config import TrainConfig
 
@@ -37,6 +37,20 @@ def make_optimizer(modules: Iterable[nn.Module], config: TrainConfig, slow: Iter
     if config.decoupled:
         return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.l2, fused=fused)
     return torch.optim.Adam(groups, lr=config.learning_rate, weight_decay=2 * config.l2, fused=fused)
+
+
+def check_state(optimizer: torch.optim.Optimizer) -> None:
+    """Whether what was loaded into an optimizer is what it keeps: torch looks at it only when a step is taken.
+
+    Raises:
+        ValueError: it isn't.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, Tensor) or value.shape not in (parameter.shape, torch.Size([])):
+                    raise ValueError(f"{name} of a parameter of shape {tuple(parameter.shape)} is "
+                                     f"{tuple(value.shape) if isinstance(value, Tensor) else value!r}")
 
 
 WARM_UP = 0.1  # of the training
