@@ -381,6 +381,24 @@ def test_neighbourhood_components_by_loops():
     assert float(mixed(embedded, None, labels)) == pytest.approx(0.5 * expected + 0.5 * float(InfoNCE()(embedded)))
 
 
+def test_neighbours_by_blocks_of_rows_and_far_apart(monkeypatch):
+    def run() -> tuple[torch.Tensor, ...]:
+        embedded = embeddings(40, seed=4)
+        loss = NeighbourhoodComponents()(embedded, None, torch.arange(40) % 7)
+        loss.backward()
+        return loss.detach(), embedded.view1.grad, embedded.view2.grad
+
+    whole = run()
+    monkeypatch.setattr(matching, "WHOLE", 16)
+    monkeypatch.setattr(matching, "ROWS", 7)
+    for one, other in zip(whole, run(), strict=True):
+        torch.testing.assert_close(one, other)
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]]).requires_grad_()  # all others as far as can be
+    loss = NeighbourhoodComponents(0.05)(Embedded(z, z), None, torch.tensor([0, 0, 0]))
+    loss.backward()
+    assert loss.isfinite() and z.grad.isfinite().all()
+
+
 def test_classes_of_one_and_no_classes():
     embedded = embeddings(4)
     loss = NeighbourhoodComponents()(embedded, None, torch.arange(4))

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xmodal.errors import ExperimentError
-from xmodal.layers import Embedded, LengthNorm
+from xmodal.layers import Embedded
+from xmodal.objectives.matching import Compared, InBatch, Part
 
 
-class NeighbourhoodComponents(nn.Module):
+class NeighbourhoodComponents(InBatch):
     """Neighbourhood components analysis across views (Goldberger et al. 2005, NIPS 17): a row picks one of the other
     view's rows, j with probability ``softmax_j(−‖z_i − z_j‖² / τ)``, and is to pick one of its own class,
 
@@ -28,22 +29,24 @@ class NeighbourhoodComponents(nn.Module):
         if not 0.05 <= temperature < float("inf"):  # e^(−4/τ), the least weight, is to be a number
             raise ExperimentError(f"NeighbourhoodComponents: temperature must be at least 0.05, got {temperature}")
         self.temperature = temperature
-        self.norm = LengthNorm()
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         if labels is None:
             raise ExperimentError("NeighbourhoodComponents needs labels, and these data have none")
-        cosines = self.norm(embedded.view1) @ self.norm(embedded.view2).mT
-        labels = labels.to(cosines.device)
-        same = (labels[:, None] == labels).fill_diagonal_(False)
-        asked = same.any(dim=1)
-        if not asked.any():
-            return cosines.sum() * 0
-        weights = ((cosines - 1) * (2 / self.temperature)).exp()  # e^(−‖z_i − z_j‖² / τ)
-        weights = weights - torch.diag(weights.diagonal())
-        right = weights * same
-        losses = [weights.sum(dim)[asked].log() - right.sum(dim)[asked].log() for dim in (1, 0)]
-        return (losses[0].mean() + losses[1].mean()) / 2
+        return super().forward(embedded, torch.stack([labels, labels], dim=1))  # known matches are of the same class
+
+    def prepare(self, cosines: Tensor) -> Tensor:
+        """``e^(−‖z_i − z_j‖² / τ)``."""
+        return ((cosines - 1) * (2 / self.temperature)).exp()
+
+    def contribution(self, compared: Compared) -> Part:
+        if compared.others is None:  # every row is alone in its class
+            return Part(compared.scores.sum() * 0, torch.zeros((), device=compared.scores.device))
+        asked = compared.others.any(dim=1)
+        picked = compared.scores.scatter(1, compared.own[:, None], 0.0).sum(dim=1)
+        right = (compared.scores * compared.others).sum(dim=1)
+        losses = picked[asked].log() - right[asked].log()
+        return Part(losses.sum(), asked.sum())
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature:g}"
