@@ -183,3 +183,9 @@ def test_damaged_metrics_are_told(run, capsys):
     run.file("metrics.json").write_text('{"V1_to_V2": {}}')
     assert run_train.main([*TRAIN, "--tag", "it's", "--resume"]) == 2
     assert "metrics.json is damaged: remove it" in capsys.readouterr().err
+
+
+def test_what_chose_the_epoch_is_said_where_no_test_result_is_known():
+    assert "validation MRR above chose the epoch and is therefore optimistic" in card(metrics=None)
+    by_loss = card(about={**ABOUT, "config": {"dim_latent": 4, "judge": "loss"}}, metrics=None)
+    assert "the validation loss chose the epoch." in by_loss and "optimistic" not in by_loss

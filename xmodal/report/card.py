@@ -185,7 +185,9 @@ def _limits(about: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     if data.get("synthetic"):
         lines.append("The data are made up. No result carries over to real ones.")
     if metrics is None:
-        lines.append("No test result is known; the validation MRR above chose the epoch and is therefore optimistic.")
+        by_loss = about["config"].get("judge") == "loss"
+        lines.append("No test result is known; " + ("the validation loss chose the epoch." if by_loss else
+                     "the validation MRR above chose the epoch and is therefore optimistic."))
     else:
         queries = min(metrics[direction].get("n_queries") or 1 for direction in DIRECTIONS)
         lines.append(f"{queries:,} queries: a hit rate has a standard error of up to {50 / queries**0.5:.1f} points, "
