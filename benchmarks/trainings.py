@@ -41,7 +41,8 @@ def train(data: PairedData, config: TrainConfig, build_model: Callable[..., Any]
         raise SystemExit(128 + result.signal)
     about = {"config": dataclasses.asdict(config), "seconds": time.perf_counter() - started,
              "cpu_seconds": time.process_time() - cpu_started, "epochs": len(result.log),
-             "best_epoch": result.best_epoch, "valid_mrr": result.best_value, "seed": seed, "machine": machine()}
+             "best_epoch": result.best_epoch, "valid_mrr": result.log[result.best_epoch - 1]["mrr_va"], "seed": seed,
+             "machine": machine()}
     return network, about
 
 

@@ -3,8 +3,9 @@ from xmodal import Autoencoders, Reconstruction, TrainConfig
 from xmodal.augment import Masking
 from xmodal.towers import mlp
 
-CONFIG = TrainConfig(dim_latent=50, batch_size=500, learning_rate=2e-3, schedule="cosine", max_epochs=8, judge="loss",
+CONFIG = TrainConfig(dim_latent=50, batch_size=500, learning_rate=2e-3, schedule="cosine", max_epochs=8, keep="last",
                      patience=8, refinement_steps=0)
+# The last epoch is kept: the validation loss is of whole pictures, and towers have learned from masked ones.
 
 
 def build_model(view1_shape, view2_shape):

@@ -18,7 +18,7 @@ from xmodal.config import TrainConfig
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
 from xmodal.layers.binary import Bits
-from xmodal.networks import Autoencoders, evaluating
+from xmodal.networks import Autoencoders, compiled_towers, evaluating
 from xmodal.networks.jacobian import squared_jacobian
 from xmodal.objectives import PredictiveSparse, Reconstruction
 from xmodal.objectives.autoencoding import sparse_codes
@@ -185,12 +185,48 @@ def test_tied_weights_get_the_gradients_of_both_uses():
 @pytest.mark.parametrize("function", [nn.Sigmoid, nn.Tanh, nn.ELU, None])
 def test_the_jacobian_of_one_layer_is_exact(function):
     torch.manual_seed(0)
-    encoder = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), *([function()] if function else []))
+    encoder = nn.Sequential(mlp((2, 3), [], 4), *([function()] if function else []))  # nested, as mlp makes it
     x = draw(7, 2, 3)
-    found = squared_jacobian(encoder, x)
+    found = squared_jacobian(encoder.train(), x)
+    assert torch.equal(found, squared_jacobian(encoder, x))  # nothing is drawn
     for row in range(7):
         J = torch.autograd.functional.jacobian(lambda item: encoder(item[None])[0], x[row])
         torch.testing.assert_close(found[row], J.square().sum())
+
+
+def test_functions_that_work_in_place_have_their_own_slope():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 4), draw(7, 6)
+    assert torch.equal(squared_jacobian(nn.Sequential(layer, nn.ReLU(inplace=True)), x),
+                       squared_jacobian(nn.Sequential(layer, nn.ReLU()), x))
+
+
+def test_the_estimate_is_of_each_item_alone_and_leaves_no_trace():
+    torch.manual_seed(0)
+    encoder, x = mlp((6,), [7], 4, dropout=0.5).train(), draw(5, 6)
+    before = copy.deepcopy(encoder.state_dict())
+    draws = torch.stack([squared_jacobian(encoder, x).detach() for _ in range(2000)])
+    assert encoder.training and encoder[1].training
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    encoder.eval()
+    exact = torch.stack([torch.autograd.functional.jacobian(lambda item: encoder(item[None])[0], row).square().sum()
+                         for row in x])
+    assert bool(((draws.mean(dim=0) - exact).abs() < 5 * draws.std(dim=0) / 2000 ** 0.5).all())
+
+
+@pytest.mark.slow
+def test_compiled_towers_have_a_second_derivative_and_switches():
+    torch.manual_seed(0)
+    encoder, decoder = conv_autoencoder((1, 8, 8), [4], 3)
+    for model, x in ((perceptrons(), draw(9, 6)), (Autoencoders(encoder, encoder, decoder, decoder), draw(9, 1, 8, 8))):
+        y = draw(9, 5) if x.ndim == 2 else x
+        objective = Reconstruction(contractive=0.5)
+        with evaluating(model):
+            expected = objective(model(x, y))
+            with compiled_towers(model):
+                torch.testing.assert_close(objective(model(x, y)), expected, atol=1e-4, rtol=1e-4)
+        with compiled_towers(model):
+            objective(model.train()(x, y)).backward()
 
 
 def test_rifais_formula_and_its_gradient():

@@ -172,6 +172,24 @@ def test_several_processes_find_what_one_finds(runs, count, what):
     assert_same(runs[1][what], runs[count][what])
 
 
+def contractive_step(folder: str) -> None:
+    with distributed.joined():
+        torch.manual_seed(0)
+        model = autoencoders((mlp((12,), [16], DIM), mlp((9,), [16], DIM)))
+        share_batch_norms(model)
+        batch = next(pair_batches(pairs().train, 50, seed=3, part=(distributed.rank(), distributed.size())))
+        loss = Reconstruction(contractive=0.1)(model.train()(batch.view1, batch.view2))
+        loss.backward()
+        if distributed.rank() == 0:
+            torch.save([p.grad for p in model.parameters()], Path(folder, "gradients.pt"))
+
+
+def test_deep_contractive_autoencoders_take_a_step_together(tmp_path):
+    """Directions differ between processes, so that no more can be asked than finite gradients."""
+    together(contractive_step, 2, str(tmp_path))
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in torch.load(tmp_path / "gradients.pt"))
+
+
 def test_the_comparison_can_fail(runs):
     trained = runs[1]["trained"]
     with pytest.raises(AssertionError):

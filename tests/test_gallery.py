@@ -215,7 +215,7 @@ def test_mistakes_are_one_line(ask, said):
     ({"embeddings": torch.ones(3, 4), "ids": ["a", "b", "a"]}, DataError, "'a' comes twice"),
     ({"embeddings": torch.ones(3, 4), "kind": "hsnw"}, DataError, "did you mean hnsw"),
     ({"embeddings": torch.ones(3, 4), "kind": "ivfpq"}, DataError, "needs 256 items"),
-    ({"embeddings": torch.ones(3, 4), "kind": "codes", "bits": 12}, DataError, "multiple of 8"),
+    ({"embeddings": torch.ones(3, 4), "kind": "codes", "bits": 0}, DataError, "at least 1 bit"),
     ({"embeddings": torch.ones(3, 4), "kind": "codes", "codes": "sign"}, DataError, "at most 4 bits"),
     ({"embeddings": torch.ones(3, 4), "correction": "csls"}, DataError, "needs queries"),
     ({"embeddings": torch.ones(3, 4), "queries": torch.ones(3, 5)}, DataError, "have 4 values, queries 5"),
@@ -283,3 +283,22 @@ def test_damage_is_told_and_nothing_is_unpickled(kind, tmp_path):
             Gallery.load(folder)
     with pytest.raises(CheckpointError, match="there is no gallery in"):
         Gallery.load(Path("nowhere"))
+
+
+@pytest.mark.parametrize("bits", [20, 64])
+def test_codes_that_are_bits_already_stay_as_they_are(bits, tmp_path):
+    """Whatever the share of items that have a bit set; a gallery of them finds what their cosines find."""
+    draw = torch.Generator().manual_seed(0)
+    share = torch.linspace(0.1, 0.9, bits)
+    codes = torch.where(torch.rand(700, bits, generator=draw) < share, 1.0, -1.0)
+    made = make_codes(normalize(codes), bits, "sign")
+    packed = made.of_items(normalize(codes))
+    assert torch.equal(packed, pack(codes > 0)) and packed.shape[1] == -(-bits // 8)
+    assert torch.equal(unpack(packed)[:, :bits], codes)
+    gallery = Gallery.build(codes, kind="codes", bits=bits, codes="sign", recall=0.99)
+    gallery.save(tmp_path / "g")
+    exact = codes @ codes.T
+    for found in (gallery, Gallery.load(tmp_path / "g")):
+        rows = found.query(codes[:50], 10).rows
+        got = exact[:50].gather(1, rows).sort(dim=1, descending=True).values
+        assert (got == exact[:50].topk(10, dim=1).values).float().mean() > 0.99

@@ -246,6 +246,25 @@ def test_autoencoders_show_what_they_restore_make_up_and_look_for(tmp_path, monk
             capsys.readouterr().err
 
 
+def test_walks_and_filters_where_there_is_nothing_to_draw_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw = torch.Generator().manual_seed(0)
+    arrays = {f"{split}_{view}": torch.randn(12, 6, generator=draw).numpy() for split in ("train", "valid", "test")
+              for view in ("view1", "view2")}
+    arrays |= {f"{split}_pairs": np.array([[i, i] for i in range(11)]) for split in ("train", "valid", "test")}
+    np.savez("some.npz", **arrays)
+    Path("auto.py").write_text(AUTOENCODERS.replace("nn.Linear(*view1_shape, 6), nn.Linear(*view2_shape, 6),",
+                                                    "nn.Sequential(Half(), nn.Linear(3, 6)), nn.Linear(6, 6),")
+                               .replace("CONFIG =", "class Half(nn.Module):\n    def forward(self, x):\n"
+                                                    "        return x[:, ::2]\n\nCONFIG ="))
+    options = ["--model", "auto.py", "--data", "some.npz"]
+    assert run_train.main(options) == 0
+    capsys.readouterr()
+    assert run_eval.main([*options, "--walk", "3", "11"]) == 2
+    assert "view-2 item 11 of the test split has no partner in view 1" in capsys.readouterr().err
+    assert run_eval.main([*options, "--filters", "2"]) == 0      # weights of half an item: bars
+
+
 def test_filters_are_each_on_a_scale_of_their_own():
     filters = torch.tensor([[0.1, -0.2, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [3.0, 0.0, 0.0, -1.5]])
     drawn = images_of(filter_sheet(filters, (2, 2), across=2))

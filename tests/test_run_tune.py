@@ -128,6 +128,7 @@ def test_another_search_is_refused(arguments, expected, capsys):
 
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--model", str(ROOT / "models" / "digits_learned_cont.py")], "has nothing to search: give it SEARCH = {"),
+    (["--set", "judge=loss"], "compares trials by validation MRR, and"),
     (["--search", "gamma"], "--search needs FIELD=LOW:HIGH"),
     (["--search", "gama=0.1:1"], "unknown field 'gama': did you mean gamma"),
     (["--search", "gamma=1:0.1", "r1=0:1:log"], "2 mistakes: SEARCH: gamma must range"),

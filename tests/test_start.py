@@ -443,6 +443,15 @@ def test_commands_start_from_a_run_and_then_do_without_it(folder, capsys):
     assert "there is no run in runs/old" in line_of_error(capsys) and not Path("runs/new-again").exists()
 
 
+def test_a_run_cannot_start_from_itself(folder, capsys):
+    own = experiment(folder / "old.py", 'START = Start("runs/old")')
+    before = {path.name: path.read_bytes() for path in Path("runs/old").iterdir()}
+    assert run_train.main(["--model", own, "--data", "digits", "--overwrite"]) == 2
+    assert "START names runs/old, where this training would write: --tag NAME" in line_of_error(capsys)
+    assert {path.name: path.read_bytes() for path in Path("runs/old").iterdir()} == before
+    assert run_train.main(["--model", own, "--data", "digits", "--tag", "more"]) == 0
+
+
 def test_a_resumed_command_equals_one_at_once(folder):
     new = experiment(folder / "new.py", 'START = Start("runs/old", last=1, rate=0.3)')
     assert run_train.main(["--model", new, "--data", "digits", "--tag", "parts"]) == 0

@@ -36,12 +36,34 @@ def test_the_product_of_experts_is_the_normalised_product_of_densities():
     z = torch.linspace(-12, 12, 48_001, dtype=torch.float64)
     for row in range(4):
         density = Normal(0.0, 1.0).log_prob(z)
-        for mean, log_variance in (one, two):
-            density = density + Normal(mean[row].double(), (log_variance[row].double() / 2).exp()).log_prob(z)
-        density = density.exp() / density.exp().sum()
-        mean = float((density * z).sum())
-        assert float(found.mean[row]) == pytest.approx(mean, abs=1e-4)
-        assert float(found.log_variance[row].exp()) == pytest.approx(float((density * (z - mean) ** 2).sum()), rel=1e-4)
+        for experts, answer in (((one, two), found), ((one,), product_of_experts(one))):
+            logs = density
+            for mean, log_variance in experts:
+                logs = logs + Normal(mean[row].double(), (log_variance[row].double() / 2).exp()).log_prob(z)
+            weights = logs.exp() / logs.exp().sum()
+            mean = float((weights * z).sum())
+            assert float(answer.mean[row]) == pytest.approx(mean, abs=1e-4)
+            assert float(answer.log_variance[row].exp()) == pytest.approx(float((weights * (z - mean) ** 2).sum()),
+                                                                         rel=1e-4)
+
+
+def test_a_products_posteriors_are_those_of_a_linear_gaussian_model():
+    """z ~ N(0, 1), x and y each z and noise of variance 0.1: experts N(x, 0.1), posteriors in closed form."""
+    def expert() -> nn.Module:
+        layer = nn.Linear(1, 2)
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor([[1.0], [0.0]]))
+            layer.bias.copy_(torch.tensor([0.0, math.log(0.1)]))
+        return layer
+
+    model = VariationalAutoencoder(1, expert(), expert(), nn.Linear(1, 1), nn.Linear(1, 1), "product").eval()
+    x = torch.ones(1, 1)
+    extras = model(x, x).extras
+    for source, precision in (("view1", 11.0), ("view2", 11.0), ("both", 21.0)):
+        assert float(extras[f"mean_{source}"]) == pytest.approx((precision - 1) / precision, rel=1e-5)
+        assert float(extras[f"log_variance_{source}"].exp()) == pytest.approx(1 / precision, rel=1e-5)
+    assert float(model.code(x, x)) == pytest.approx(20 / 21, rel=1e-5)
+    assert float(model.embed_view2(x)) == pytest.approx(10 / 11, rel=1e-5)
 
 
 @pytest.mark.parametrize("experts", EXPERTS)
@@ -97,14 +119,21 @@ def test_train_mode_draws_and_eval_mode_does_not(experts):
         embedded = model(x, y)
         assert torch.equal(embedded.extras[name], model(x, y).extras[name])
         assert torch.equal(embedded.view1, model.embed_view1(x)) and torch.equal(embedded.view2, model.embed_view2(y))
-        assert torch.equal(model.code(x=x), embedded.view1) and torch.equal(model.code(y=y), embedded.view2)
         both = model.code(x, y)
-        if experts in ("joint", "product"):
-            assert torch.equal(both, embedded.extras["mean_both"])
+        if experts == "separate":
+            assert torch.equal(both, torch.cat(embedded[:2], dim=1))
+            with pytest.raises(DataError, match="need both views, x and y: each has a code of its own"):
+                model.reconstruct(x=x)
+            restored = model.restorings(x, y)
+            assert restored.keys() == {"view1_from_view1", "view2_from_view2"}
+            assert all(torch.equal(values, embedded.extras[name]) for name, values in restored.items())
         else:
-            torch.testing.assert_close(both, (embedded.view1 + embedded.view2) / 2)
-        assert torch.equal(model.reconstruct(x=x)[1], model.decode(embedded.view1)[1])
-        assert set(model.restorings(x, y)) == {f"view{v}_from_{s}" for v in (1, 2) for s in ("view1", "view2", "both")}
+            assert torch.equal(model.code(x=x), embedded.view1) and torch.equal(model.code(y=y), embedded.view2)
+            torch.testing.assert_close(both, (embedded.view1 + embedded.view2) / 2 if experts == "mixture" else
+                                       embedded.extras["mean_both"])
+            assert torch.equal(model.reconstruct(x=x)[1], model.decode(embedded.view1)[1])
+            every = {f"view{v}_from_{s}" for v in (1, 2) for s in ("view1", "view2", "both")}
+            assert set(model.restorings(x, y)) == every
         one, two = model.sample(9, seed=4)
         assert one.shape == (9, 6) and two.shape == (9, 5) and torch.equal(one, model.sample(9, seed=4)[0])
     with pytest.raises(DataError, match="need a view"):

@@ -265,7 +265,7 @@ def test_the_command_shows_keeps_and_draws_it(trained, capsys):
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--bits", "32"], "--bits is for retrieval within a view: give --within, too"),
-    (["--within", "1", "--bits", "20"], "--bits must be multiples of 8, got 20"),
+    (["--within", "1", "--bits", "0"], "--bits must be at least 1, got 0"),
     (["--within", "1", "2", "--out", "x.png"], "--out names one picture"),
     (["--within", "1", "--n_test", "1"], "needs two items of a class"),
 ])

@@ -8,7 +8,7 @@ from xmodal.covariance import batch_moments
 from xmodal.data import Batch
 from xmodal.errors import NumericalError
 from xmodal.linalg import describe_spectrum
-from xmodal.networks import CorrNet, evaluating
+from xmodal.networks import Autoencoders, CorrNet, VariationalAutoencoder, evaluating
 
 
 def diagnose(model: nn.Module, batch: Batch) -> str:
@@ -25,7 +25,8 @@ def diagnose(model: nn.Module, batch: Batch) -> str:
     if broken:
         findings.append(f"{len(broken)} parameters are not finite (first: {broken[0]}): the step before diverged; "
                         "try a smaller learning_rate or clip_norm")
-    tower1, tower2 = getattr(model, "tower1", None), getattr(model, "tower2", None)
+    towers = getattr(model, "base", model)  # of a Verifier
+    tower1, tower2 = getattr(towers, "tower1", None), getattr(towers, "tower2", None)
     if isinstance(tower1, nn.Module) and isinstance(tower2, nn.Module):
         with evaluating(model):
             a, b = tower1(batch.view1).double(), tower2(batch.view2).double()
@@ -33,7 +34,7 @@ def diagnose(model: nn.Module, batch: Batch) -> str:
         moments = batch_moments(a, b)
         findings.append(f"covariance of view1: {describe_spectrum(moments.S11)}")
         findings.append(f"covariance of view2: {describe_spectrum(moments.S22)}")
-    if isinstance(model, CorrNet):
+    if isinstance(model, CorrNet | Autoencoders | VariationalAutoencoder):
         bad = _bad_outputs(model, batch)
         advice = ["the weights have grown too large: try a smaller learning_rate or clip_norm"]
         findings += bad + (advice if bad and not broken else [])
@@ -59,12 +60,13 @@ def require_finite_state(model: nn.Module) -> None:
         raise NumericalError(f"{len(broken)} of the model's weights and statistics are not finite (first: {broken[0]})")
 
 
-def _bad_outputs(model: CorrNet, batch: Batch) -> list[str]:
-    """Which codes and reconstructions of a CorrNet are not finite."""
+def _bad_outputs(model: CorrNet | Autoencoders | VariationalAutoencoder, batch: Batch) -> list[str]:
+    """Which codes and reconstructions are not finite."""
     with evaluating(model):
-        from_x, from_y = model.reconstruct(x=batch.view1), model.reconstruct(y=batch.view2)
+        restored = model.restorings(batch.view1, batch.view2)
         outputs = {"code of view1": model.embed_view1(batch.view1), "code of view2": model.embed_view2(batch.view2),
-                   "view1 restored from itself": from_x[0], "view2 restored from itself": from_y[1]}
+                   "view1 restored from itself": restored["view1_from_view1"],
+                   "view2 restored from itself": restored["view2_from_view2"]}
     return [finding for name, values in outputs.items() for finding in _bad_rows(name, values, batch)]
 
 

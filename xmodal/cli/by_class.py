@@ -33,8 +33,8 @@ def check_class_options(args: argparse.Namespace, split: PairSplit | None = None
     if args.bits is not None and args.within is None:
         raise DataError("--bits is for retrieval within a view: give --within, too, such as --within 1")
     for bits in args.bits or ():
-        if bits < 8 or bits % 8:
-            raise DataError(f"--bits must be multiples of 8, got {bits}")
+        if bits < 1:
+            raise DataError(f"--bits must be at least 1, got {bits}")
     if split is not None:
         if args.identify:
             check_identification(split)
@@ -50,7 +50,7 @@ def measure_classes(args: argparse.Namespace, model: TwoViewModel, data: PairedD
         metrics["identification"] = identify(model, data, args.split, n_test=args.n_test, device=device,
                                              precision=precision, seed=args.seed)
     if args.within is not None:
-        coders = make_coders(sorted({dim // 8 * 8, *(args.bits or ())} - {0}), dim)
+        coders = make_coders(sorted({dim, *(args.bits or ())}), dim)
         metrics["within"] = {f"view{view}": retrieve_within(model, data, view, args.split, n_test=args.n_test,
                                                             device=device, precision=precision, coders=coders)
                              for view in sorted(set(args.within))}

@@ -19,7 +19,7 @@ from xmodal.data.pairs import View
 from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, RestoringModel, embed
 from xmodal.metrics import Judged, retrieval_ranks, roc
-from xmodal.networks import Autoencoders, CorrNet, Model, VariationalAutoencoder, evaluating
+from xmodal.networks import CorrNet, Model, VariationalAutoencoder, evaluating
 from xmodal.pictures import (
     Items,
     ViewStyle,
@@ -124,7 +124,7 @@ def draw_pictures(args: argparse.Namespace, model: Model, data: PairedData, chos
                   device: torch.device, precision: str = "float32") -> list[Picture]:
     """The pictures that the options ask for."""
     pictures = []
-    restoring = cast("CorrNet | Autoencoders", model)    # check_restores has looked
+    restoring = cast("CorrNet | VariationalAutoencoder", model)    # check_restores has looked
     if args.filters is not None:
         pictures += draw_filters(model, data, args.filters)
     with evaluating(model):
@@ -172,16 +172,14 @@ def draw_reconstructions(model: RestoringModel, data: PairedData, split: PairSpl
     return reconstruction_sheet(*columns, view_styles(data, split), sources)
 
 
-def draw_walk(model: CorrNet | Autoencoders, data: PairedData, split: PairSplit, ends: Sequence[int],
+def draw_walk(model: CorrNet | VariationalAutoencoder, data: PairedData, split: PairSplit, ends: Sequence[int],
               device: torch.device) -> Figure:
     """What is restored from codes on the straight way between those of two view-2 items; where the views have codes of
     their own, view 1 goes from one item's partner to the other's."""
     rows = torch.tensor(ends)
     y = items_of(split.view2, rows).to(device)
-    if isinstance(model, Autoencoders):
-        pairs = split.pair_table()
-        partners = torch.stack([pairs[pairs[:, 1] == row, 0][0] for row in rows])
-        first, last = model.code(items_of(split.view1, partners).to(device), y)
+    if getattr(model, "needs_no_pairs", False):
+        first, last = model.code(items_of(split.view1, _partners(split, ends)).to(device), y)
     else:
         first, last = model.code(y=y)
     steps = torch.arange(WALK_POINTS, device=device) / (WALK_POINTS - 1)
@@ -189,9 +187,22 @@ def draw_walk(model: CorrNet | Autoencoders, data: PairedData, split: PairSplit,
     return walk_strip(*model.decode(codes), steps.tolist(), view_styles(data, split))
 
 
+def _partners(split: PairSplit, items: Sequence[int]) -> Tensor:
+    """Of each view-2 item the first view-1 item that it is paired with."""
+    pairs, found = split.pair_table(), []
+    for item in items:
+        rows = pairs[pairs[:, 1] == item, 0]
+        if not len(rows):
+            raise DataError(f"--walk: view-2 item {item} of the {split.name} split has no partner in view 1, and this "
+                            "model's walk through view 1 goes between partners")
+        found.append(rows[0])
+    return torch.stack(found)
+
+
 def first_layers(model: nn.Module) -> dict[int, nn.Linear | nn.Conv2d]:
     """By view the first layer of its tower or encoder that has weights, where it is a linear layer or a convolution."""
     found: dict[int, nn.Linear | nn.Conv2d] = {}
+    model = getattr(model, "base", model)  # of a Verifier
     for view in (1, 2):
         tower = getattr(model, f"tower{view}", getattr(model, f"encoder{view}", None))
         layer = next((one for one in (tower.modules() if isinstance(tower, nn.Module) else ())
@@ -213,6 +224,8 @@ def draw_filters(model: nn.Module, data: PairedData, n: int) -> list[Picture]:
             weights, flat = weights.mean(dim=1), None
         elif weights.shape[1] == math.prod(shape):
             weights = weights.unflatten(1, shape)
+        else:  # something comes before the layer
+            flat = None
         pictures.append(Picture(f"filters{view}", filter_sheet(weights, flat)))
     return pictures
 

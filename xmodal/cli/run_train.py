@@ -16,6 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,6 +82,9 @@ def train(args: argparse.Namespace) -> int:
     else:
         seed = 23 if args.seed is None else args.seed
         experiment = load_experiment(args.model, overrides)
+    if run is not None and about is None and experiment.start is not None \
+            and Path(experiment.start.run).resolve() == run.path.resolve():
+        raise ExperimentError(f"START names {run.path}, where this training would write: --tag NAME trains beside it")
     if run is not None and not resume and not args.overwrite:
         run.refuse_if_taken()  # before data are read
         if args.resume:

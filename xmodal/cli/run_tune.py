@@ -74,6 +74,9 @@ def tune(args: argparse.Namespace) -> int:
     if both:
         raise ExperimentError(f"{both[0]} is in both --set and --search: leave one out")
     experiment = load_experiment(args.model, fixed, search=added)
+    if experiment.config.judge != "mrr":
+        raise ExperimentError(f"run_tune.py compares trials by validation MRR, and {args.model} has "
+                              f"judge={experiment.config.judge!r}: give --set judge=mrr if that means something for it")
     if not experiment.search:
         raise ExperimentError(f"{args.model} has nothing to search: give it SEARCH = {{\"learning_rate\": Range(1e-4, "
                               "1e-2, log=True)}, or add --search learning_rate=1e-4:1e-2:log")

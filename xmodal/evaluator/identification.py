@@ -31,9 +31,9 @@ def identify(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
              device: str | torch.device = "cpu", precision: str = "float32", seed: int = 0) -> dict[str, Any]:
     """Whose class is it, told by cosines alone; see :func:`xmodal.metrics.identification`.
 
-    The gallery are training items (of ``MOST_KNOWN`` pairs at most, evenly spread), unless the training pairs lack a
-    class of the split, or are the split: then it is the split's other items, without the partners of the query and
-    whatever shares them. A view-2 item has the class of its partner (the last one's in the pair table, if it has
+    The gallery are training items (of ``MOST_KNOWN`` pairs at most, evenly spread), unless these lack a class of the
+    split, or the training pairs are the split: then it is the split's other items, without the partners of the query
+    and whatever shares them. A view-2 item has the class of its partner (the last one's in the pair table, if it has
     several); those without a partner take no part.
 
     Args:
@@ -57,11 +57,11 @@ def identify(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
     """
     asked = chosen_split(data, split, n_test)
     check_identification(asked)
-    trained = split != "train" and _covers(data.train, asked)
-    known = data.train if trained else asked
-    n_pairs = len(known)
-    if trained and n_pairs > MOST_KNOWN:
-        known = known.select(torch.linspace(0, n_pairs - 1, MOST_KNOWN).long())
+    spread = data.train
+    if len(spread) > MOST_KNOWN:
+        spread = spread.select(torch.linspace(0, len(spread) - 1, MOST_KNOWN).long())
+    trained = split != "train" and _covers(spread, asked)
+    known, n_pairs = (spread, len(data.train)) if trained else (asked, len(asked))
     embedded = embed(model, asked, device=device, precision=precision)
     queries = _classed(asked, *embedded)
     gallery = _classed(known, *embed(model, known, device=device, precision=precision)) if trained else queries

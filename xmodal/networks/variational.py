@@ -33,8 +33,9 @@ class VariationalAutoencoder(nn.Module):
     * ``"separate"``: not at all. Each view has an autoencoder of its own, for which items need no partners.
     * ``"joint"``: a third encoder sees both, and those of single views are drawn to it (JMVAE; Suzuki et al. 2016,
       arXiv 1611.01891).
-    * ``"product"``: ``q(z|x, y) ∝ N(0, I) q(z|x) q(z|y)``, in which precisions add up (MVAE; Wu and Goodman 2018,
-      arXiv 1802.05335); either view alone is trained as well, as there.
+    * ``"product"``: encoders are experts ``e``, and ``q(z|x, y) ∝ N(0, I) e(z|x) e(z|y)``, in which precisions add up;
+      ``q(z|x) ∝ N(0, I) e(z|x)`` likewise (MVAE; Wu and Goodman 2018, arXiv 1802.05335). Either view alone is trained
+      as well, as there.
     * ``"mixture"``: ``q(z|x, y) = ½ q(z|x) + ½ q(z|y)``, each half restores both views (MMVAE; Shi et al. 2019,
       arXiv 1911.03393).
 
@@ -74,9 +75,7 @@ class VariationalAutoencoder(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Embedded:
         """The posterior means of x (n, *shape1) and of y (n, *shape2), each without the other view, and the extras
         above; in train mode of the whole batch, as :meth:`TwoTower.forward`."""
-        posteriors = {"view1": self._posterior(self.encoder1, x), "view2": self._posterior(self.encoder2, y)}
-        if self.experts in ("joint", "product"):
-            posteriors["both"] = self._of_both(x, y, posteriors["view1"], posteriors["view2"])
+        posteriors = self._posteriors(x, y)
         made = {"view1": x, "view2": y}
         for source, posterior in posteriors.items():
             made |= {f"mean_{source}": posterior.mean, f"log_variance_{source}": posterior.log_variance}
@@ -93,10 +92,18 @@ class VariationalAutoencoder(nn.Module):
         """The sources whose draws are decoded in training."""
         return {"joint": ("both",), "product": ("both", "view1", "view2")}.get(self.experts, ("view1", "view2"))
 
-    def _of_both(self, x: Tensor, y: Tensor, one: Posterior, two: Posterior) -> Posterior:
-        if self.joint is not None:
-            return self._posterior(self.joint, torch.cat([x.flatten(1), y.flatten(1)], dim=1))
-        return product_of_experts(one, two)
+    def _posteriors(self, x: Tensor | None, y: Tensor | None) -> dict[str, Posterior]:
+        """By source, of the views that are given; ``both`` where it is a distribution of its own."""
+        found = {view: self._posterior(encoder, items) for view, encoder, items in
+                 (("view1", self.encoder1, x), ("view2", self.encoder2, y)) if items is not None}
+        whole = {}
+        if x is not None and y is not None and self.joint is not None:
+            whole["both"] = self._posterior(self.joint, torch.cat([x.flatten(1), y.flatten(1)], dim=1))
+        if self.experts == "product":
+            if len(found) == 2:
+                whole["both"] = product_of_experts(*found.values())
+            found = {view: product_of_experts(expert) for view, expert in found.items()}
+        return found | whole
 
     def _posterior(self, encoder: nn.Module, items: Tensor) -> Posterior:
         out = wide(encoder(items))
@@ -111,47 +118,50 @@ class VariationalAutoencoder(nn.Module):
         return mean + (log_variance / 2).exp() * torch.randn_like(mean) if self.training else mean
 
     def code(self, x: Tensor | None = None, y: Tensor | None = None) -> Tensor:
-        """(n, k) mean of the posterior given one view or both (of a mixture, of separate ones: the mean of the two
-        means); call it in eval mode.
+        """(n, k) mean of the posterior given one view or both (of a mixture: the mean of the two means); call it in
+        eval mode. Of separate autoencoders it is both views' codes side by side, (n, 2k), and needs both.
 
         Raises:
-            DataError: neither view is given.
+            DataError: neither view is given, or one of separate autoencoders.
         """
-        if x is not None and y is not None:
-            one, two = self._posterior(self.encoder1, x), self._posterior(self.encoder2, y)
-            both = self.experts in ("joint", "product")
-            return self._of_both(x, y, one, two).mean if both else (one.mean + two.mean) / 2
-        if x is not None:
-            return self.embed_view1(x)
-        if y is not None:
-            return self.embed_view2(y)
-        raise DataError("VariationalAutoencoder.code and .reconstruct need a view: x, y or both")
+        means = [posterior.mean for posterior in self._posteriors(x, y).values()]
+        if not means or (self.experts == "separate" and len(means) < 2):
+            raise DataError("VariationalAutoencoder.code and .reconstruct need "
+                            + ("both views, x and y: each has a code of its own" if means else "a view: x, y or both"))
+        if self.experts == "separate":
+            return torch.cat(means, dim=1)
+        return (means[0] + means[1]) / 2 if len(means) == 2 else means[-1]
 
     def decode(self, code: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoders make of codes (n, k): (n, *shape1) and (n, *shape2)."""
-        return decoded(self.decoder1, code), decoded(self.decoder2, code)
+        """What the decoders make of codes as :meth:`code` gives them: (n, *shape1) and (n, *shape2)."""
+        one, two = code.chunk(2, dim=1) if self.experts == "separate" else (code, code)
+        return decoded(self.decoder1, one), decoded(self.decoder2, two)
 
     def reconstruct(self, x: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both views from the code of one or both; call it in eval mode."""
         return self.decode(self.code(x, y))
 
     def restorings(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """As :meth:`CorrNet.restorings`."""
+        """As :meth:`CorrNet.restorings`; of separate autoencoders each view from itself alone."""
+        if self.experts == "separate":
+            own = self.reconstruct(x, y)
+            return {"view1_from_view1": own[0].float(), "view2_from_view2": own[1].float()}
         return restorings(self.reconstruct, x, y)
 
     def sample(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """``n`` items of either view from codes drawn from the prior: (n, *shape1) and (n, *shape2); call it in eval
         mode."""
-        codes = torch.randn(n, self.dim, generator=torch.Generator().manual_seed(seed))
+        width = 2 * self.dim if self.experts == "separate" else self.dim
+        codes = torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
         return self.decode(codes.to(next(self.decoder1.parameters())))
 
     def embed_view1(self, x: Tensor) -> Tensor:
         """x (n, *shape1) to posterior means (n, k); needs nothing of view 2."""
-        return self._posterior(self.encoder1, x).mean
+        return self._posteriors(x, None)["view1"].mean
 
     def embed_view2(self, y: Tensor) -> Tensor:
         """y (n, *shape2) to posterior means (n, k); needs nothing of view 1."""
-        return self._posterior(self.encoder2, y).mean
+        return self._posteriors(None, y)["view2"].mean
 
     def refit(self, batches: Iterable[tuple[Tensor, Tensor]], train_mode: bool = False) -> int:
         """Nothing to do: no statistics are kept. Returns 0, the number of pairs seen."""
@@ -161,9 +171,10 @@ class VariationalAutoencoder(nn.Module):
         return f"{self.dim}, experts={self.experts!r}"
 
 
-def product_of_experts(one: Posterior, two: Posterior) -> Posterior:
-    """The normal distribution proportional to ``N(0, I) · one · two``: precisions add up, means are weighted by
+def product_of_experts(*experts: Posterior) -> Posterior:
+    """The normal distribution proportional to ``N(0, I)`` times all experts: precisions add up, means are weighted by
     theirs."""
-    precision1, precision2 = (-one.log_variance).exp(), (-two.log_variance).exp()
-    precision = 1 + precision1 + precision2
-    return Posterior((one.mean * precision1 + two.mean * precision2) / precision, -precision.log())
+    precisions = [(-expert.log_variance).exp() for expert in experts]
+    total = 1 + torch.stack(precisions).sum(dim=0)
+    weighted = torch.stack([expert.mean * precision for expert, precision in zip(experts, precisions, strict=True)])
+    return Posterior(weighted.sum(dim=0) / total, -total.log())

@@ -134,8 +134,9 @@ class EvidenceBound(nn.Module):
     ``mean_s [Σ_v E(v, v̂_s) + beta · KL(q(z|s) ‖ N(0, I))] (+ pull · Σ_v KL(q(z|x, y) ‖ q(z|v)), joint only)``
 
     where ``E`` is summed over the values of an item: the squared error over 2 ``variance``, which is the negative
-    log-likelihood of a normal distribution but for a constant, or the cross-entropy. One draw of a code per item and
-    source. Of a mixture each part has its own divergence from the prior, whose mean is never less than the mixture's.
+    log-likelihood of a normal distribution but for a constant, or the cross-entropy. In training one code is drawn
+    per item and source; in eval mode it is the posterior's mean, so that a validation loss leaves out what draws cost.
+    Of a mixture each part has its own divergence from the prior; their mean is never less than the mixture's.
 
     Args:
         error: as of :class:`Reconstruction`.

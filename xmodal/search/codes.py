@@ -41,11 +41,11 @@ class BinaryCodes:
 
     @property
     def bits(self) -> int:
-        """How many; a multiple of 8."""
+        """How many. They are packed to whole bytes; what fills the last one up is 0 in all items."""
         return self.projection.shape[1]
 
     def of_items(self, z: Tensor) -> Tensor:
-        """Unit embeddings (n, d) as packed bits (n, bits / 8) uint8."""
+        """Unit embeddings (n, d) as packed bits (n, bytes) uint8."""
         return pack(z @ self.projection > self.thresholds)
 
     def of_queries(self, z: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def make_codes(items: Tensor, bits: int, how: str = BEST, queries: Tensor | None
 
     Args:
         items: (n, d) float32 of length one, a sample of the gallery.
-        bits: a multiple of 8; for ``sign`` at most d.
+        bits: at least 1; for ``sign`` at most d. Memory is that of whole bytes.
         how: one of ``CODES``, or ``best``.
         queries: (m, d) embeddings like the queries to come; by default the items.
         seed: of random frames and batches.
@@ -87,8 +87,8 @@ def make_codes(items: Tensor, bits: int, how: str = BEST, queries: Tensor | None
     """
     if how not in (*CODES, BEST):
         raise DataError(f"codes {how!r}: {did_you_mean(how, (*CODES, BEST))}")
-    if bits < 8 or bits % 8:
-        raise DataError(f"codes need a number of bits that is a multiple of 8, got {bits}")
+    if bits < 1:
+        raise DataError(f"codes need at least 1 bit, got {bits}")
     if how == "sign" and bits > items.shape[1]:
         raise DataError(f"the signs of {items.shape[1]} coordinates give at most {items.shape[1]} bits, got {bits}; "
                         "rotated and learned codes can have more")
@@ -102,8 +102,17 @@ def make_codes(items: Tensor, bits: int, how: str = BEST, queries: Tensor | None
         rotation(items - items.mean(dim=0), bits, draw)
     if how == "learned":
         projection = _learned(items, asked, projection, draw)
-    thresholds, query_thresholds = ((z @ projection).median(dim=0).values for z in (items, asked))
+    thresholds, query_thresholds = (_middles(z @ projection) for z in (items, asked))
     return BinaryCodes(projection, thresholds, query_thresholds)
+
+
+def _middles(z: Tensor) -> Tensor:
+    """(bits,) medians of columns (n, bits), or what is halfway between the two values of a column that has no others:
+    bits that are there already, such as those of :class:`xmodal.layers.Bits`, stay as they are."""
+    low, high = z.amin(dim=0), z.amax(dim=0)
+    half = (high - low) * 1e-3  # embeddings of length one are equal but for rounding
+    two = ((z < low + half) | (z > high - half)).all(dim=0)
+    return torch.where(two, (low + high) / 2, z.median(dim=0).values)
 
 
 def _kept(codes: BinaryCodes, items: Tensor, queries: Tensor) -> float:
@@ -157,12 +166,12 @@ def _learned(items: Tensor, queries: Tensor, start: Tensor, draw: torch.Generato
 
 
 def pack(bits: Tensor) -> Tensor:
-    """(n, bits) bool to (n, bits / 8) uint8, the first bit the highest."""
+    """(n, bits) bool to (n, bytes) uint8, the first bit the highest, zeros behind the last."""
     return torch.from_numpy(np.packbits(bits.cpu().numpy(), axis=1))
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """Packed bits (n, bits / 8) as ±1, (n, bits) float32."""
+    """Packed bits (n, bytes) as ±1, (n, 8 · bytes) float32."""
     bits = torch.from_numpy(np.unpackbits(packed.numpy(), axis=1))
     return bits.float().mul_(2).sub_(1)
 
@@ -170,8 +179,9 @@ def unpack(packed: Tensor) -> Tensor:
 def nearest_codes(queries: Tensor, codes: Tensor, k: int, allowed: Tensor | None = None) -> Nearest:
     """The ``k`` codes of least Hamming distance to each query, both packed.
 
-    Scores are bits − 2 · distance, as of an inner product of ±1. FAISS counts bits where it is installed, in a tenth of
-    the time; without it codes are unpacked tile by tile and multiplied, and of equal ones the lower rows are taken.
+    Scores are 8 · bytes − 2 · distance, as of an inner product of ±1. FAISS counts bits where it is installed, in a
+    tenth of the time; without it codes are unpacked tile by tile and multiplied, and of equal ones the lower rows are
+    taken.
     """
     try:
         faiss = required("faiss")

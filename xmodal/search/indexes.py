@@ -176,7 +176,7 @@ class Hashes(Index):
 
     def __init__(self, codes: BinaryCodes, packed: Tensor | None = None) -> None:
         self.codes = codes
-        self.packed = torch.empty(0, codes.bits // 8, dtype=torch.uint8) if packed is None else packed
+        self.packed = torch.empty(0, -(-codes.bits // 8), dtype=torch.uint8) if packed is None else packed
 
     def add(self, vectors: Tensor) -> None:
         """Takes in unit vectors (n, d) as the next rows."""
