@@ -258,8 +258,8 @@ def hashing(seeds: Iterable[int], only: list[str] | None) -> None:
         return Part(_tower(shape, hidden, dim), even, _decoder(dim, hidden, shape))
 
     kinds = {"real values": KINDS["plain"], "bits": Kind(bits, Reconstruction)}
-    for dim in SIZES:
-        for seed in seeds:
+    for seed in seeds:
+        for dim in SIZES:
             for name, kind in kinds.items():
                 if not done("hashing", name, seed, dim=dim) and not (only and name not in only):
                     _one_similar("hashing", name, kind, data, dim, seed)
