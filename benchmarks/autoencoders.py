@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from benchmarks.trainings import RESULTS, at, finished, keep, machine, spread, study_parser, train
 from xmodal import (
@@ -37,8 +38,9 @@ from xmodal import (
 )
 from xmodal.augment import GaussianNoise, Masking
 from xmodal.layers.binary import Bits
-from xmodal.metrics.within import fit_reductions, within_metrics
+from xmodal.metrics.within import fit_reductions, within_codes, within_metrics
 from xmodal.search import Gallery
+from xmodal.search.codes import make_codes
 from xmodal.towers import Dictionary, Gain, conv_autoencoder, mlp, tied_decoder
 
 FILE = RESULTS / "autoencoders.jsonl"
@@ -214,9 +216,15 @@ def _one_similar(study: str, name: str, kind: Kind, data: PairedData, dim: int, 
     codes = embed(network, data.test)[0]
     with torch.no_grad():
         restored = network.eval().decode(network.code(items[:1000], items[:1000]))[0]  # without switches
-    record(study, name, seed, {**about, "within": within_metrics(codes, data.test.labels), "dim": dim,
+    facts = {"dim": dim, "fingerprint": data.fingerprint}
+    record(study, name, seed, {**about, **facts, "within": within_metrics(codes, data.test.labels),
                                "squared_error": float((restored - items[:1000]).square().mean()),
-                               "fingerprint": data.fingerprint, **_searched(codes, data.test.labels)})
+                               **_searched(codes, data.test.labels)})
+    if study == "hashing" and name == "real values":
+        known = normalize(embed(network, data.train.take(20_000))[0])
+        for how, row in (("sign", "signs of the real values"), ("rotated", "rotated, then signs (ITQ)")):
+            packed = make_codes(known, dim, how).of_items(normalize(codes))
+            record(study, row, seed, {**facts, "within": within_codes(packed, data.test.labels)})
 
 
 def _searched(codes: Tensor, labels: Tensor | None) -> dict[str, Any]:
@@ -301,7 +309,8 @@ def tables() -> str:
             (("within", "map"), 3), (("within", "p10"), 3), (("within", "r_precision"), 3), (("squared_error",), 4),
             (("cpu_seconds",), 0))) + " |")
     text += ["", "hashing, mAP", "| | " + " | ".join(map(str, SIZES)) + " |", "|---" * (1 + len(SIZES)) + "|"]
-    return "\n".join(text + rows("hashing", ("PCA", "LSA", "real values", "bits"), SIZES, "dim", ("within", "map")))
+    return "\n".join(text + rows("hashing", ("PCA", "LSA", "real values", "signs of the real values",
+                                         "rotated, then signs (ITQ)", "bits"), SIZES, "dim", ("within", "map")))
 
 
 def main() -> None:
