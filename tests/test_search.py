@@ -115,8 +115,10 @@ def test_what_the_evaluator_ranks_first_is_found_first(halves):
     lookup = Lookup(run, run.data())
     cosines = torch.nn.functional.normalize(lookup.embedded(1)) @ torch.nn.functional.normalize(lookup.embedded(2)).T
     for row in range(16):
-        assert lookup.find(lookup.item(row, 1), 16).rows[0].tolist() == cosines[row].sort(descending=True,
-                                                                                         stable=True).indices.tolist()
+        rows = lookup.find(lookup.item(row, 1), 16).rows[0]
+        assert sorted(rows.tolist()) == list(range(16))
+        # cosines that differ by rounding alone may change places
+        torch.testing.assert_close(cosines[row][rows], cosines[row].sort(descending=True).values, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["exact", "codes"])
