@@ -247,9 +247,11 @@ def _baselines(data: PairedData) -> None:
     for dim in SIZES:
         mean, pca, lsa = fit_reductions(train_items.double().split(5000), dim)
         rows: dict[str, Tensor] = {"PCA": (items.double() - mean) @ pca, "LSA": items.double() @ lsa}
+        restored = {"PCA": rows["PCA"] @ pca.T + mean, "LSA": rows["LSA"] @ lsa.T, "raw pictures": items.double()}
         for name, codes in (rows | ({"raw pictures": items} if dim == CODE else {})).items():
             found = {"within": within_metrics(codes, data.test.labels), "dim": codes.shape[1], "seed": 0,
-                     "machine": machine(), "fingerprint": data.fingerprint}
+                     "machine": machine(), "fingerprint": data.fingerprint,
+                     "squared_error": float((restored[name] - items)[:1000].square().mean())}
             record("similar" if dim == CODE else "hashing", name, 0, found)
             if dim == CODE and name != "raw pictures":
                 record("hashing", name, 0, found)
