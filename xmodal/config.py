@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from xmodal.errors import ExperimentError, XmodalError, did_you_mean
+from xmodal.errors import ExperimentError, XmodalError, did_you_mean, problems_with
 from xmodal.linear import ClosedForm
 from xmodal.networks import Model
 from xmodal.ranges import Choices, ends, range_problems
@@ -142,15 +142,7 @@ _FOR_THE_FILE = {"dim_latent", "r1", "r2", "rT", "alpha", "weight_tno", "gamma"}
 
 def field_problems(values: Mapping[str, Any]) -> list[str]:
     """Every mistake in the given fields of a :class:`TrainConfig`, a phrase each; empty when there is none."""
-    problems = []
-    for name, value in values.items():
-        if name not in _RULES:
-            problems.append(f"unknown field {name!r}: {did_you_mean(name, _RULES)}")
-            continue
-        allowed, description = _RULES[name]
-        if not allowed(value):
-            problems.append(f"{name} must be {description}, got {value!r}")
-    return problems
+    return problems_with(values, _RULES)
 
 
 @dataclass(frozen=True)

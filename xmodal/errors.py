@@ -6,7 +6,8 @@ with code 2 (``--debug`` shows the traceback).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 
 class XmodalError(Exception):
@@ -49,3 +50,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """What another library's error says, on one line, to be put into ours."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def problems_with(values: Mapping[str, Any], rules: Mapping[str, tuple[Callable[[Any], bool], str]], of: str = ""
+                  ) -> list[str]:
+    """Every mistake in the given fields, a phrase each: names without a rule, and values that theirs doesn't allow.
+
+    Args:
+        values: by field.
+        rules: by field, what is allowed, and a description of it.
+        of: what the fields are of, to be said in the phrases.
+    """
+    problems = []
+    for name, value in values.items():
+        if name not in rules:
+            problems.append(f"unknown field {name!r}{of and f' of {of}'}: {did_you_mean(name, rules)}")
+            continue
+        allowed, description = rules[name]
+        if not allowed(value):
+            problems.append(f"{of and f'{of}: '}{name} must be {description}, got {value!r}")
+    return problems

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from xmodal.errors import ExperimentError, did_you_mean
+from xmodal.errors import ExperimentError, problems_with
 
 #: They belong to the layer before them.
 _BESIDE = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
@@ -75,15 +75,7 @@ FIELDS = tuple(_RULES)
 
 def start_problems(values: Mapping[str, Any]) -> list[str]:
     """Every mistake in the given fields of a :class:`Start`, a phrase each; empty when there is none."""
-    problems = []
-    for name, value in values.items():
-        if name not in _RULES:
-            problems.append(f"unknown field {name!r} of Start: {did_you_mean(name, _RULES)}")
-            continue
-        allowed, description = _RULES[name]
-        if not allowed(value):
-            problems.append(f"Start: {name} must be {description}, got {value!r}")
-    return problems
+    return problems_with(values, _RULES, "Start")
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------
