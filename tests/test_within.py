@@ -188,8 +188,8 @@ def captioned() -> PairedData:
 @pytest.mark.parametrize("view", [1, 2])
 def test_ways_are_their_parts(view):
     data = captioned()
-    found = retrieve_within(Halves(), data, view, coders={"one byte": lambda known, items: torch.stack(
-        [(items[:, 0] > known[:, 0].median()).to(torch.uint8)], dim=1)})
+    found = retrieve_within(Halves(), data, view, coders={"one byte": (8, lambda known, items: torch.stack(
+        [(items[:, 0] > known[:, 0].median()).to(torch.uint8)], dim=1))})
     items, labels = (data.test.view1.flatten(1), data.test.labels) if view == 1 else \
         (data.test.view2[:40], data.test.labels.repeat_interleave(2))
     train = getattr(data.train, f"view{view}").flatten(1).numpy()   # all of them, the lonely caption too
@@ -210,6 +210,8 @@ def test_ways_are_their_parts(view):
 def test_digits_by_linear_cca(monkeypatch):
     monkeypatch.setattr("xmodal.search.codes._STEPS", 5)
     data = load_data("digits")
+    odd = retrieve_within(linear_cca_baseline(data, 16), data, 1, coders=make_coders([13], 16))
+    assert odd["codes: signs, 13 bits"]["size"] == 13       # not those of the two bytes that they are packed to
     found = retrieve_within(linear_cca_baseline(data, 16), data, 1, coders=make_coders([16], 16))
     assert list(found) == ["model", "pca", "lsa", "raw", "codes: signs, 16 bits", "codes: best, 16 bits"]
     assert 0.1 < found["codes: signs, 16 bits"]["map"] < found["model"]["map"] < found["pca"]["map"] < 1

@@ -57,12 +57,12 @@ def measure_classes(args: argparse.Namespace, model: TwoViewModel, data: PairedD
     return metrics
 
 
-def make_coders(bits: list[int], dim: int) -> dict[str, Coder]:
-    """Codes of so many bits by name: the signs, where there are as many dimensions, and the best of all ways."""
+def make_coders(bits: list[int], dim: int) -> dict[str, tuple[int, Coder]]:
+    """Codes of so many bits by name, and how many: the signs, where there are as many dimensions, and the best of all ways."""
     def code(known: Tensor, items: Tensor, count: int, how: str) -> Tensor:
         return make_codes(known, count, how).of_items(items)
 
-    return {f"codes: {'signs' if how == 'sign' else how}, {count} bits": partial(code, count=count, how=how)
+    return {f"codes: {'signs' if how == 'sign' else how}, {count} bits": (count, partial(code, count=count, how=how))
             for count in bits for how in ("sign", BEST) if how != "sign" or count <= dim}
 
 

@@ -22,7 +22,7 @@ Coder = Callable[[Tensor, Tensor], Tensor]
 
 def retrieve_within(model: TwoViewModel, data: PairedData, view: int, split: str = "test", *,
                     n_test: int | None = None, device: str | torch.device = "cpu", precision: str = "float32",
-                    coders: Mapping[str, Coder] | None = None) -> dict[str, Any]:
+                    coders: Mapping[str, tuple[int, Coder]] | None = None) -> dict[str, Any]:
     """Every item of a view asks for the others of its class; see :func:`xmodal.metrics.within_metrics`.
 
     By cosines of the model's embedding, and of what it has to beat: the raw items, and their PCA and LSA (a truncated
@@ -36,8 +36,8 @@ def retrieve_within(model: TwoViewModel, data: PairedData, view: int, split: str
         split: "test", "valid", "train" or a further test split.
         n_test: only the first so many pairs.
         device, precision: where and how to run the towers.
-        coders: by name, what makes binary codes of the embedding, to be compared by Hamming distance. They are fitted
-            to training items (of ``CODE_BANK`` pairs at most, evenly spread).
+        coders: by name, how many bits, and what makes codes of so many of the embedding, to be compared by Hamming
+            distance. They are fitted to training items (of ``CODE_BANK`` pairs at most, evenly spread).
 
     Returns:
         ``{"model": {...}, "pca": {...}, "lsa": {...}, "raw": {...}}`` and an entry for each coder, each as
@@ -60,9 +60,8 @@ def retrieve_within(model: TwoViewModel, data: PairedData, view: int, split: str
         spread = torch.linspace(0, len(data.train) - 1, min(CODE_BANK, len(data.train))).long()
         bank = embed_view(model, data.train.select(spread), view, device=device, precision=precision)
         units = [make_view(values, f"view {view}").unit.cpu() for values in (bank, z)]
-        for name, coder in coders.items():
-            codes = coder(*units)
-            found[name] = {**within_codes(codes, labels), "size": 8 * codes.shape[1]}
+        for name, (bits, coder) in coders.items():
+            found[name] = {**within_codes(coder(*units), labels), "size": bits}
     return found
 
 
