@@ -58,7 +58,7 @@ def measure_classes(args: argparse.Namespace, model: TwoViewModel, data: PairedD
 
 
 def make_coders(bits: list[int], dim: int) -> dict[str, tuple[int, Coder]]:
-    """Codes of so many bits by name, and how many: the signs, where there are as many dimensions, and the best of all ways."""
+    """Codes of so many bits by name: the signs, where there are as many dimensions, and the best of all ways."""
     def code(known: Tensor, items: Tensor, count: int, how: str) -> Tensor:
         return make_codes(known, count, how).of_items(items)
 
