@@ -26,6 +26,7 @@ setup(
         "safetensors>=0.4.3",
         "rich>=13.7",
         "matplotlib>=3.8",
+        "packaging>=23",
     ],
     extras_require={
         # and tinysoundfont, without the PyAudio it asks for: pip install --no-deps tinysoundfont
@@ -38,9 +39,13 @@ setup(
         "demo": ["gradio>=5", "Pillow>=10"],
         "tune": ["optuna>=4"],
         "tensorboard": ["tensorboard>=2.14"],
+        "completion": ["shtab>=1.7"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.28"],
         # playwright drives a Chromium that the system provides
-        "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "playwright>=1.40"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=6", "hypothesis>=6.100",
+                "ruff>=0.6", "mypy>=1.11", "playwright>=1.40"],
     },
+    entry_points={"console_scripts": ["xmodal = xmodal.cli.console:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",

@@ -258,12 +258,16 @@ def environment() -> dict[str, Any]:
     """Versions and git commit for ``config.json``: what one needs to run the same again."""
     packages = ("xmodal", "torch", "numpy", "scipy", "scikit-learn", "h5py")
     versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed as a package"
+    versions |= {package: version_of(package) for package in packages}
     return {"versions": versions, "git_commit": _git_commit()}
+
+
+def version_of(package: str) -> str:
+    """The version that is installed of a package."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed as a package"
 
 
 def _git_commit() -> str | None:

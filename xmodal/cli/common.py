@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from xmodal.checkpoint import RunFolder
+from xmodal.cli.program import as_typed, called
 from xmodal.data import PairedData, load_data
 from xmodal.data.files import VIEWS
 from xmodal.distributed import first_to_say, joined, launched, local_rank, rank, size
@@ -26,8 +27,8 @@ EXIT_INTERRUPTED = 130
 EXIT_NO_READER = 141  # the reader of our output (head, less) left, as for any command that SIGPIPE ends
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, close options offered."""
+class Parser(argparse.ArgumentParser):
+    """Mistakes in one line, close options or verbs offered."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         for text in sys.argv[1:] if args is None else args:
@@ -39,15 +40,23 @@ class _Parser(argparse.ArgumentParser):
         wrong = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
         close = difflib.get_close_matches(wrong, self._option_string_actions, n=1) if wrong else []
         hint = f"did you mean {close[0]}?" if close else "see --help"
-        print(f"error: {' '.join(message.split())}; {hint}", file=sys.stderr)
+        print(f"error: {as_typed(' '.join(message.split()))}; {hint}", file=sys.stderr)
         raise SystemExit(EXIT_ERROR)
 
 
 def command_parser(doc: str | None) -> argparse.ArgumentParser:
     """A parser whose description is the command's docstring, examples included, and that knows ``--debug``."""
-    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(called(), description=_folded(as_typed(doc or "")),
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _folded(doc: str) -> str:
+    """Paragraphs folded at 79 columns; what is indented (commands, code) stays as it is."""
+    blocks = doc.strip().split("\n\n")
+    return "\n\n".join(block if block.startswith(" ") else textwrap.fill(block, 79, break_on_hyphens=False)
+                       for block in blocks)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +111,7 @@ def _run(body: Callable[[], int], debug: bool) -> int:
             traceback.print_exc()
         text = " ".join((str(error) if isinstance(error, XmodalError | OSError) else "out of memory").split())
         if first_to_say(text):
-            print(f"error: {text}", file=sys.stderr)
+            print(f"error: {as_typed(text)}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -111,7 +120,7 @@ def _run(body: Callable[[], int], debug: bool) -> int:
 
 def _warn_in_one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int,
                       file: TextIO | None = None, line: str | None = None) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {as_typed(str(message))}", file=sys.stderr)
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,8 +1,11 @@
 """Draws training curves of any number of runs, best validation values marked.
 
   python plot_log.py runs/*/log.jsonl --key "mrr_%s" --high_is_better
+      thick: training pairs, thin: validation pairs
   python plot_log.py runs/digits_ccal_cont runs/digits_ccal_tno --out curves.svg
-  python plot_log.py runs/*/log.jsonl --watch --out curves.png
+      two run folders, to a file
+  python plot_log.py runs/* --watch --out curves.png
+      again with every new epoch, until Ctrl-C
 """
 from __future__ import annotations
 
@@ -31,6 +34,11 @@ Pause = Callable[[float], None]
 
 def main(argv: Sequence[str] | None = None, *, pause: Pause = time.sleep, max_polls: int | None = None) -> int:
     """The command; ``pause`` and ``max_polls`` let a test end what ``--watch`` would do for ever."""
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: plot_log(args, pause, max_polls), args.debug)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("logs", nargs="+", metavar="LOG", help="log.jsonl files or run folders")
     parser.add_argument("--key", default=f"{PRIMARY.key}_%s", metavar="KEY",
@@ -43,8 +51,7 @@ def main(argv: Sequence[str] | None = None, *, pause: Pause = time.sleep, max_po
     parser.add_argument("--max_epoch", type=int, metavar="N", help="leave later epochs out")
     parser.add_argument("--ymin", type=float, help="lower end of the y axis")
     parser.add_argument("--ymax", type=float, help="upper end of the y axis")
-    args = parser.parse_args(argv)
-    return run_command(lambda: plot_log(args, pause, max_polls), args.debug)
+    return parser
 
 
 def plot_log(args: argparse.Namespace, pause: Pause, max_polls: int | None) -> int:

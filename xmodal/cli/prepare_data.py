@@ -1,14 +1,25 @@
-"""Prepare a data set: get it, check it, split it, and write it to data/NAME.h5.
+"""Prepares a data set: gets it, checks it, splits it, and writes it to data/NAME.h5.
 
   python prepare_data.py --list
+      what there is, and what is prepared
   python prepare_data.py mnist_halves
-  python prepare_data.py iapr --synthetic      made-up values of the full shape
-  python prepare_data.py audio_score           engraved and played here (extra: audio)
-  python prepare_data.py emoji --show pairs.png
-  python prepare_data.py icons --image_features efficientnet hog   (extra: images)
+      from the network; with --source DIR from files that are here
   python prepare_data.py from_folder --images DIR --captions FILE.tsv --name mine
-  python prepare_data.py iapr --images DIR --annotations DIR   (the public release)
+      pictures and captions of your own (extra: images)
+  python prepare_data.py emoji --show pairs.png
+      draws twelve pairs of data that are prepared
+  python prepare_data.py icons --image_features efficientnet hog
+      with further views of the pictures (extra: images)
+  python prepare_data.py audio_score --pairs 2600
+      scores engraved and played here (extra: audio)
   python prepare_data.py audio_score --wav "bach/bwv10.7@12.500" query.wav
+      writes the sound of one item
+  python prepare_data.py iapr --images DIR --annotations DIR
+      features of the public release, made here
+  python prepare_data.py iapr --synthetic
+      made-up values of the full shape, to try commands with
+
+Arrays of your own need no preparing: --data mine.npz, mine.h5 or mine.py.
 """
 from __future__ import annotations
 
@@ -33,11 +44,11 @@ _OPTIONS = ("source", "url", "synthetic", "legacy_normalisation", "pairs", "seed
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, 2 after an error."""
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     return run_command(lambda: _run(args), args.debug)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"data set: {', '.join(DATA_SETS)}")
     instead = parser.add_mutually_exclusive_group()

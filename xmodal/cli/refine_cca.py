@@ -1,7 +1,9 @@
 """Re-estimates the CCA projection of a run; run_eval.py --estimate_UV uses it.
 
-  python refine_cca.py --model models/iapr_ccal_cont.py --data iapr
+  python refine_cca.py --model models/x.py --data mine.npz
+      on all training pairs
   python refine_cca.py --model models/x.py --data mine.npz --n_train 5000
+      on the first 5,000: how many pairs does the projection need?
 """
 from __future__ import annotations
 
@@ -26,11 +28,15 @@ from xmodal.runs import load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: refine(args), args.debug, together=True)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_run_options(parser)
     parser.add_argument("--n_train", type=int, metavar="N", help="how many training pairs to use (default: all)")
-    args = parser.parse_args(argv)
-    return run_command(lambda: refine(args), args.debug, together=True)
+    return parser
 
 
 def refine(args: argparse.Namespace) -> int:

@@ -1,8 +1,11 @@
 """One table over runs: mean and spread over seeds, and which rows differ by a paired bootstrap over queries and seeds.
 
   python run_compare.py runs/digits_*
-  python run_compare.py runs/a runs/b runs/c --baseline digits_cca --metric r10
+      all of them, mean ± standard deviation; differences from the best marked
+  python run_compare.py runs/a runs/b runs/c --baseline a --metric r10
+      all against one row, by hit rate at 10
   python run_compare.py runs/digits_*-s? --out table.tex --figure curves.pdf
+      for a paper
   python run_compare.py runs/a runs/b --data mine.h5 --split valid --format json
 
 Runs of one experiment that differ in nothing but seed and tag make one row. All must have been trained on the same
@@ -38,6 +41,11 @@ from xmodal.runs import load_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: compare(args), args.debug)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folders, such as runs/digits_*")
     parser.add_argument("--data", metavar="DATA", help="where the data of the runs lie now (default: where they lay)")
@@ -56,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--figure", type=Path, metavar="FILE",
                         help=f"draw the training curves of the rows: {', '.join(FIGURE_SUFFIXES)}")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
-    args = parser.parse_args(argv)
-    return run_command(lambda: compare(args), args.debug)
+    return parser
 
 
 def compare(args: argparse.Namespace) -> int:

@@ -1,8 +1,10 @@
 """A page on this machine to type, draw, record or pick a query and see its neighbours in the other view (extra demo).
 
   python run_demo.py --run runs/emoji_infonce
+      open the address that it prints, in a browser
   python run_demo.py --run runs/mnist_halves_best --port 7861
   python run_demo.py --run runs/x --gallery runs/x/gallery_V1_to_V2
+      searches a gallery that was built before
 
 Only this machine can open the page, unless --host names an address that others reach.
 """
@@ -32,7 +34,7 @@ from xmodal.metrics import DIRECTIONS
 from xmodal.report.html import Markup, element, escape, foreign, join
 from xmodal.report.items import Item, item_html, shorten
 from xmodal.search.lookup import Lookup, Query
-from xmodal.search.queries import QueryReader
+from xmodal.data.readers import ItemReader
 
 #: What may be sent in one file; longer texts are refused, too.
 MOST_BYTES, LONGEST_QUERY = 10 * 2**20, 2000
@@ -56,12 +58,16 @@ footer { display: none !important }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: demo(args), args.debug)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_search_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
-    args = parser.parse_args(argv)
-    return run_command(lambda: demo(args), args.debug)
+    return parser
 
 
 def demo(args: argparse.Namespace) -> int:
@@ -288,20 +294,20 @@ class Desk:
 
 # -- inputs ----------------------------------------------------------------------------------------------------------
 
-def _named(reader: QueryReader) -> str:
+def _named(reader: ItemReader) -> str:
     return f"view {reader.view}" if reader.name == f"view {reader.view}" else f"view {reader.view}, {reader.name}"
 
 
-def _text_inputs(gradio: Any, reader: QueryReader) -> list[Any]:
+def _text_inputs(gradio: Any, reader: ItemReader) -> list[Any]:
     return [gradio.Textbox(label=f"a text for {_named(reader)}", lines=1, max_lines=4, max_length=LONGEST_QUERY)]
 
 
-def _picture_inputs(gradio: Any, reader: QueryReader) -> list[Any]:
+def _picture_inputs(gradio: Any, reader: ItemReader) -> list[Any]:
     return [gradio.Image(label=f"a picture for {_named(reader)}", type="numpy", image_mode="RGB", format="png",
                          sources=["upload", "clipboard"], height=DRAWING, buttons=[])]
 
 
-def _drawing_inputs(gradio: Any, reader: QueryReader) -> list[Any]:
+def _drawing_inputs(gradio: Any, reader: ItemReader) -> list[Any]:
     _, height, width = reader.drawn or (1, 1, 1)
     scale = DRAWING / max(height, width)
     return [gradio.Sketchpad(label=f"drawn for {_named(reader)}", type="numpy", image_mode="RGB", format="png",
@@ -310,7 +316,7 @@ def _drawing_inputs(gradio: Any, reader: QueryReader) -> list[Any]:
                              brush=gradio.Brush(default_size=DRAWING // 14, colors=["#000000"], color_mode="fixed"))]
 
 
-def _sound_inputs(gradio: Any, reader: QueryReader) -> list[Any]:
+def _sound_inputs(gradio: Any, reader: ItemReader) -> list[Any]:
     return [gradio.Audio(label=f"sound for {_named(reader)}", type="numpy", sources=["microphone", "upload"],
                          format="wav", editable=False, buttons=[]),
             gradio.Number(label="seconds at which to look (empty: the middle)", value=None, minimum=0)]

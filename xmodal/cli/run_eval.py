@@ -1,18 +1,25 @@
 """Evaluates a run on test pairs: prints a direction, writes both to metrics.json.
 
-  python run_eval.py --model models/digits_ccal_cont.py --data digits
-  python run_eval.py --model models/digits_ccal_cont.py --data digits --V2_to_V1
+  python run_eval.py --model models/x.py --data mine.npz
+      view 1 asks, view 2 answers: hit rates in percent, ranks, MRR (1 is best)
+  python run_eval.py --model models/x.py --data mine.npz --V2_to_V1
+      the other direction
   python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
-  python run_eval.py --model models/digits_ccal_cont.py --data digits --transfer
-  python run_eval.py --model models/x.py --data mine.npz --hubness --verify
-  python run_eval.py --model models/mnist_twins_verifier.py --data mnist_twins --verify class
-  python run_eval.py --model models/digits_ccal_cont.py --data digits --identify --within 1 2
-  python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --within 1 --bits 32 64 128
-  python run_eval.py --model models/x.py --data mine.h5 --group piece --excerpt 20
-  python run_eval.py --model models/mnist_halves_corrnet.py --data mnist_halves --reconstruct 10 --walk 0 8
-  python run_eval.py --model models/mnist_halves_vae.py --data mnist_halves --samples 20 --filters 30
-  python run_eval.py --model models/x.py --data mine.h5 --embeddings embeddings.h5
-  python run_eval.py --model models/digits_ccal_cont.py --data digits --html report.html
+      with 95 % intervals, and linear CCA of the raw views to compare with
+  python run_eval.py --model models/x.py --data mine.npz --html report.html
+      a page that shows everything, and loads nothing from anywhere
+  python run_eval.py --model models/x.py --data mine.npz --verify --hubness
+      do two items match? do some items turn up for every query?
+  python run_eval.py --model models/x.py --data mnist_halves --transfer
+      with labels: what one view's classifier knows of the other view
+  python run_eval.py --model models/x.py --data mnist_halves --identify --within 1
+      with labels: classes by neighbours; similar items of view 1
+  python run_eval.py --model models/x.py --data audio_score --group piece
+      whole pieces, by the votes of their excerpts
+  python run_eval.py --model models/x.py --data emoji --neighbours 6
+      draws queries and what they found (also --reconstruct, --walk, --samples)
+  python run_eval.py --model models/x.py --data mine.h5 --embeddings z.h5
+      writes the embeddings of the split
 """
 from __future__ import annotations
 
@@ -89,6 +96,11 @@ from xmodal.runs import load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: run_eval(args), args.debug, together=True)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_run_options(parser)
     parser.add_argument("--V2_to_V1", action="store_true", help="print the other direction: view 2 asks for view 1")
@@ -117,8 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_class_options(parser)
     add_drawing_options(parser)
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of the report")
-    args = parser.parse_args(argv)
-    return run_command(lambda: run_eval(args), args.debug, together=True)
+    return parser
 
 
 def run_eval(args: argparse.Namespace) -> int:

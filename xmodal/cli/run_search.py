@@ -1,16 +1,24 @@
 """Finds the items of the other view that lie nearest to a query, by a trained run.
 
-  python run_search.py --run runs/emoji_infonce --query "smiling cat"
-  python run_search.py --run runs/emoji_infonce --query cat.png --k 5
-  python run_search.py --run runs/audio_score_best --query recording.wav@12.5
-  python run_search.py --run runs/digits_ccal_cont --query 17 --query row:18 --json
-  python run_search.py --run runs/digits_ccal_cont --query mine.npy --V2_to_V1
+  python run_search.py --run runs/emoji_infonce --query "smiling cat" --k 5
+      a sentence, where the data store how texts became vectors
+  python run_search.py --run runs/emoji_infonce --query cat.png
+  python run_search.py --run runs/audio_score_best --query take.wav@12.5
+      a picture; a recording, from 12.5 seconds on
+  python run_search.py --run runs/digits_ccal_cont --query 17 --query row:18
+      items of the split: an id or a row, row 18 for certain
+  python run_search.py --run runs/x --query mine.npy --V2_to_V1 --json
+      rows of numbers, of view 2, the answer as JSON
   python run_search.py --run runs/x --build --kind hnsw --split train
+      keeps a fast gallery of training items in the run folder
   python run_search.py --run runs/x --build --from more.npy --gallery more
+      a gallery of items from elsewhere
   python run_search.py --run runs/x --build --gallery http://localhost:19530
+      a gallery in Milvus (extra: milvus)
 
 A query is an id or a row of the split, a picture, a .wav, a .npy file, numbers, or else a sentence; row:, id: and text:
-in front say which. Without a gallery that was built before, the items of the test split are searched.
+in front say which. Scores are cosines: 1 is the same direction. Without a gallery that was built before, the items of
+the test split are searched.
 """
 from __future__ import annotations
 
@@ -34,13 +42,18 @@ from xmodal.search.gallery import Gallery, Neighbours
 from xmodal.search.indexes import KINDS
 from xmodal.search.lookup import AnyGallery, Lookup, Query, as_json, run_galleries
 from xmodal.search.milvus import COLLECTION, MilvusGallery, is_milvus
-from xmodal.search.queries import read_numbers
+from xmodal.data.readers import read_numbers
 from xmodal.search.storage import DESCRIPTION
 
 DEFAULT_K = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: search(args), args.debug)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_search_options(parser)
     parser.add_argument("--query", action="append", default=[], metavar="QUERY",
@@ -60,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     building.add_argument("--bits", type=int, default=128, help="of codes (default: 128)")
     building.add_argument("--codes", choices=(*CODES, BEST), default=BEST,
                           help="how codes are made (default: whichever finds most)")
-    args = parser.parse_args(argv)
-    return run_command(lambda: search(args), args.debug)
+    return parser
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:

@@ -1,13 +1,24 @@
 """Trains an experiment and keeps what it leaves in runs/<experiment>[-<tag>]/.
 
   python run_train.py --model models/digits_ccal_cont.py --data digits
-  python run_train.py --model models/iapr_ccal_cont.py --data iapr --tag seed23
+      trains until validation MRR stops rising; the best epoch's weights stay
+  python run_train.py --model models/x.py --data mine.npz --tag s1 --seed 1
+      the same with another seed, kept beside the first: runs/x-s1
   python run_train.py --model models/x.py --data mine.npz --set batch_size=500
+      with another value in the model file's CONFIG
   python run_train.py --model models/x.py --data mine.npz --resume
-  python run_train.py --model models/mnist_halves_cca.py --data mnist_halves
-  python run_train.py --model models/fashion_halves_from_mnist.py --data fashion_halves
+      goes on where it was interrupted, to the same weights bit for bit
+  python run_train.py --model models/digits_cca.py --data digits
+      a method in closed form: fitted at once
   python run_train.py --model models/emoji_cca.py --data emoji --views en de
+      two other views of the same items
   torchrun --nproc_per_node=4 run_train.py --model models/x.py --data mine.h5
+      four processes, one result
+
+Every epoch prints loss, MRR and median rank (1 is best) on training (tr) and
+validation (va) pairs, the learning rate, seconds, refit (training pairs that
+the head's statistics were computed on) and how many more epochs may pass
+without a better one; * marks the best so far.
 """
 from __future__ import annotations
 
@@ -45,6 +56,11 @@ from xmodal.trainer import FitResult, check_experiment, fit, judge_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: train(args), args.debug, together=True)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_run_options(parser)
     parser.add_argument("--seed", type=seed_number, help="of initial weights and order of batches (default: 23)")
@@ -58,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no_dump", action="store_true", help="keep nothing: no run folder is made")
     parser.add_argument("--tensorboard", action="store_true", help="also write tensorboard/ in the run folder")
     parser.add_argument("--stream", action="store_true", help="read batches from the file instead of loading it")
-    args = parser.parse_args(argv)
-    return run_command(lambda: train(args), args.debug, together=True)
+    return parser
 
 
 def train(args: argparse.Namespace) -> int:

@@ -1,13 +1,17 @@
-"""Searches the settings of an experiment that do best on its validation pairs; test pairs are left alone.
+"""Searches the settings of an experiment that do best on its validation pairs; test pairs are left alone (extra tune).
 
   python run_tune.py --model models/digits_ccal_cont.py --data digits --trials 20
-  python run_tune.py --model models/digits_ccal_cont.py --data digits --trials 40
+      trains twenty times; the same command with 40 goes on
   python run_tune.py --model models/x.py --data mine.npz --set max_epochs=30
-  python run_tune.py --model models/x.py --data mine.npz --search l2=1e-6:1e-2:log alpha=auto,1
+      with another value of CONFIG in all trials
+  python run_tune.py --model models/x.py --data mine.npz --search alpha=auto,1
+  python run_tune.py --model models/x.py --data mine.npz --search l2=1e-6:1e-2:log
+      searches a field that the model file doesn't, or elsewhere
 
 What to search in stands in the model file, a range or a list of values for each field of its CONFIG:
 
-  SEARCH = {"learning_rate": Range(1e-4, 1e-2, log=True), "dim_latent": [16, 24, 32], "alpha": ["auto", 1.0]}
+  SEARCH = {"learning_rate": Range(1e-4, 1e-2, log=True),
+            "dim_latent": [16, 24, 32], "alpha": ["auto", 1.0]}
 
 Trials are kept in runs/<experiment>[-<tag>]-tune/; the same command goes on until there are as many as --trials says,
 however it was interrupted. Trial 1 takes the file's own values, as far as the search holds them. A line says of each:
@@ -40,6 +44,11 @@ from xmodal.tuning import Search, Stopped, Trial, TuneFolder, best_of, importanc
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    return run_command(lambda: tune(args), args.debug)
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_run_options(parser)
     parser.add_argument("--trials", type=_count, default=20, metavar="N",
@@ -60,8 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stream", action="store_true", help="read batches from the file instead of loading it")
     parser.add_argument("--json", action="store_true", help="print the result as JSON; what else there is to say goes "
                         "to stderr")
-    args = parser.parse_args(argv)
-    return run_command(lambda: tune(args), args.debug)
+    return parser
 
 
 def tune(args: argparse.Namespace) -> int:

