@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xmodal.cli import run_train
+from xmodal.cli import prepare_data, run_train
 from xmodal.data import load_data
 from xmodal.errors import CheckpointError, DataError
 from xmodal.evaluator import embed
@@ -44,6 +44,67 @@ def test_it_knows_its_data_and_refuses_others(run, tmp_path):
                      "    return {f'{s}_view{v}': a for s in ('train', 'valid', 'test') for v in (1, 2)}\n")
     with pytest.raises(CheckpointError, match="was trained on digits"):
         load_run(run).data(str(other))
+
+
+def test_numbers_of_any_kind_are_embedded(run):
+    opened, test = load_run(run), load_data("digits").test
+    expected = opened.embed(2, test.view2)
+    assert torch.equal(opened.embed_view2(test.view2), expected)
+    assert torch.equal(opened.embed_view2(test.view2.numpy().astype("float64")), expected)
+    assert torch.equal(opened.embed_view1(test.view1[:3]), opened.embed(1, test.view1[:3]))
+
+
+@pytest.mark.parametrize(("items", "said"), [
+    (torch.zeros(3, 31), "items of shape"), (torch.full((2, 32), torch.nan), "must be finite"),
+    (["a sentence"], "reads numbers and picture, no text"), ([], "got nothing"), ([1.0, 2.0], "got float"),
+    ([Path("nowhere.png")], "no file nowhere.png"), ([Path(__file__)], r"expected a picture \(.*\) or a .wav file"),
+])
+def test_what_is_no_item_is_refused(run, items, said):
+    with pytest.raises(DataError, match=said):
+        load_run(run).embed_view1(items)
+
+
+@pytest.fixture(scope="module")
+def run_of_pictures_and_texts(tmp_path_factory) -> Path:
+    """Colours as pictures and as words, their encoders stored with the data; a linear CCA of them."""
+    folder = tmp_path_factory.mktemp("own")
+    image = pytest.importorskip("PIL.Image")
+    names = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+    lines = []
+    for place in range(60):
+        words = [list(names)[(place * step + shift) % 4] for step, shift in ((1, 0), (3, place // 4))]
+        picture = image.new("RGB", (32, 32), names[words[0]])
+        picture.paste(names[words[1]], (0, 0, 8 + place % 16, 32))
+        picture.save(folder / f"{place}.png")
+        lines.append(f"{place}.png\t{words[0]} with {words[1]} number {place}")
+    (folder / "captions.tsv").write_text("\n".join(lines), encoding="utf-8")
+    assert prepare_data.main(["from_folder", "--images", str(folder), "--captions", str(folder / "captions.tsv"),
+                              "--name", "colours", "--image_features", "hog", "--out", str(folder / "colours.h5")]) == 0
+    assert run_train.main(["--model", str(MODELS / "emoji_cca.py"), "--data", str(folder / "colours.h5"), "--runs",
+                           str(folder), "--set", "dim_latent=4"]) == 0
+    return folder / "emoji_cca"
+
+
+def test_texts_and_pictures_are_embedded_by_the_encoders_of_the_data(run_of_pictures_and_texts):
+    opened = load_run(run_of_pictures_and_texts)
+    data = opened.data()
+    captions, pictures = data.test.caption2, [run_of_pictures_and_texts.parent / name for name in data.test.ids]
+    torch.testing.assert_close(opened.embed_view2(captions), opened.embed_view2(data.test.view2), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(opened.embed_view1(pictures), opened.embed_view1(data.test.view1), rtol=2e-3, atol=2e-3)
+    assert torch.equal(opened.embed_view2(captions[0]), opened.embed_view2(captions[:1]))  # one text alone
+    with pytest.raises(DataError, match="a text is empty"):
+        opened.embed_view2(["red", " "])
+
+
+def test_data_that_were_moved_are_found_where_they_are(run_of_pictures_and_texts):
+    old, new = (run_of_pictures_and_texts.parent / f"{name}.h5" for name in ("colours", "moved"))
+    old.rename(new)
+    try:
+        with pytest.raises(DataError, match=r"colours.h5"):
+            load_run(run_of_pictures_and_texts).embed_view2(["red with blue"])
+        assert load_run(run_of_pictures_and_texts, data=str(new)).embed_view2(["red with blue"]).shape == (1, 4)
+    finally:
+        new.rename(old)
 
 
 @pytest.mark.parametrize("damage", [{"view1_shape": None}, {"view1_shape": [0]}, {"view2_shape": ["a"]}])

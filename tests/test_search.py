@@ -21,7 +21,7 @@ from xmodal.features.texts import TfIdf
 from xmodal.runs import load_run
 from xmodal.search import Gallery
 from xmodal.search.lookup import Lookup
-from xmodal.search.queries import QueryReader, code_of
+from xmodal.data.readers import ItemReader, code_of
 
 Image = pytest.importorskip("PIL.Image", reason="needs the extra images")
 DIGITS = str(Path(__file__).parent.parent / "models" / "digits_ccal_cont.py")
@@ -192,7 +192,7 @@ def test_a_drawn_half_finds_the_other(capsys):
     """Pictures become items of views that are small pictures; black on white is turned round."""
     assert run_train.main(["--model", DIGITS, "--data", "digits", "--set", "max_epochs=3"]) == 0
     data = load_data("digits")
-    reader = QueryReader(data, 1)
+    reader = ItemReader(data, 1)
     half = data.test.view1[3].reshape(8, 4)
     for pixels in (half, 1 - half):
         large = (pixels / half.max().clamp_min(1)).clamp(0, 1).repeat_interleave(16, 0).repeat_interleave(16, 1)
@@ -292,7 +292,7 @@ def test_an_encoder_that_is_code_is_not_run_unasked(halves, tmp_path, capsys):
     (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('ran').touch()\ndef make():\n    return None\n")
     data = load_data(str(halves.parent / "halves.h5"))
     state = json.dumps({"kind": "joined", "parts": [{"kind": "named", "name": "evil:make"}]})
-    reader = QueryReader(dataclasses.replace(data, encoder2=state), 2)
+    reader = ItemReader(dataclasses.replace(data, encoder2=state), 2)
     with pytest.raises(DataError, match="calls evil:make, which the data file names: --run_code allows it"):
         reader.text("red")
     assert not Path("ran").exists()
@@ -303,5 +303,5 @@ def test_an_encoder_that_is_code_is_not_run_unasked(halves, tmp_path, capsys):
 def test_a_damaged_encoder_is_one_line(halves, state):
     data = dataclasses.replace(load_data(str(halves.parent / "halves.h5")), encoder2=state)
     with pytest.raises(DataError) as failed:
-        QueryReader(data, 2).text("red")
+        ItemReader(data, 2).text("red")
     assert "\n" not in str(failed.value)

@@ -2,16 +2,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from xmodal.checkpoint import RunFolder
 from xmodal.config import Experiment, load_experiment
 from xmodal.data import PairedData, load_data
+from xmodal.data.pairs import as_view
+from xmodal.data.readers import ItemReader
 from xmodal.errors import CheckpointError, DataError
 from xmodal.evaluator import EMBED_BATCH, tower_precision
 from xmodal.linear import ClosedForm
@@ -30,6 +34,8 @@ class TrainedRun:
         device: where the model is.
         weights: the file of its weights in the folder.
         view_shapes: shapes of one item of view 1 and of view 2.
+        data_spec: where its data lie now; None where they lay at training.
+        run_code: whether raw items may be read by a function that the data name (``MODULE:FUNCTION``).
     """
 
     folder: RunFolder
@@ -39,6 +45,9 @@ class TrainedRun:
     device: torch.device
     weights: str
     view_shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    data_spec: str | None = None
+    run_code: bool = False
+    _readers: dict[int, ItemReader] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -63,17 +72,45 @@ class TrainedRun:
         with evaluating(self.model), tower_precision(self.precision, self.device):
             return torch.cat([project(part.to(self.device)).float().cpu() for part in items.split(EMBED_BATCH)])
 
+    def embed_view1(self, items: Tensor | np.ndarray | Iterable[str | Path]) -> Tensor:
+        """Embeddings of view-1 items, (n, d) float32 on the CPU.
+
+        Args:
+            items: numbers (n, *item shape); or texts, or paths of pictures or recordings, which go through the encoder
+                that is stored with the run's data (these are opened then).
+
+        Raises:
+            DataError: items of another shape, not finite, or that the view's encoder doesn't read.
+            CheckpointError: the run's data are not where they were; ``load_run(path, data=...)`` says where.
+        """
+        return self._embed_any(1, items)
+
+    def embed_view2(self, items: Tensor | np.ndarray | Iterable[str | Path]) -> Tensor:
+        """Embeddings of view-2 items; see :meth:`embed_view1`."""
+        return self._embed_any(2, items)
+
+    def _embed_any(self, view: int, items: Tensor | np.ndarray | Iterable[str | Path]) -> Tensor:
+        if isinstance(items, Tensor | np.ndarray):
+            numbers = torch.as_tensor(as_view(items, f"view {view}"))
+            if not numbers.isfinite().all():
+                raise DataError(f"items of view {view} must be finite")
+            return self.embed(view, numbers)
+        if view not in self._readers:
+            self._readers[view] = ItemReader(self.data(), view, self.run_code)
+        return self.embed(view, self._readers[view].read(items))
+
     def data(self, spec: str | None = None) -> PairedData:
         """The data that the run was trained on, in the same views.
 
         Args:
-            spec: where they lie now; by default where they lay then.
+            spec: where they lie now; by default ``data_spec``, or where they lay at training.
 
         Raises:
             CheckpointError: they are others.
             DataError: they can't be read.
         """
         trained = self.about["data"]
+        spec = spec or self.data_spec
         if spec is None and not isinstance(trained.get("spec"), str):
             raise CheckpointError(f"{self.folder.path} does not say what data it was trained on: give --data")
         data = load_data(spec or trained["spec"], views=trained.get("views"))
@@ -81,13 +118,16 @@ class TrainedRun:
         return data
 
 
-def load_run(path: str | Path, *, device: str | torch.device = "cpu", weights: str = RunFolder.WEIGHTS) -> TrainedRun:
-    """Opens a run folder, without its data.
+def load_run(path: str | Path, *, device: str | torch.device = "cpu", weights: str = RunFolder.WEIGHTS,
+             data: str | None = None, run_code: bool = False) -> TrainedRun:
+    """Opens a run folder; its data are read when they are needed.
 
     Args:
         path: such as ``runs/digits_ccal_cont``.
         device: where the model goes.
         weights: the file of weights in the folder.
+        data: where its data lie now, as ``--data`` has it; by default where they lay at training.
+        run_code: see :class:`TrainedRun`.
 
     Raises:
         CheckpointError: there is no such run, or it is damaged.
@@ -100,7 +140,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", weights: s
         raise CheckpointError(f"{run.file(RunFolder.CONFIG)} lacks data.view1_shape or data.view2_shape: it is damaged")
     view1_shape, view2_shape = (tuple(shape) for shape in shapes)
     model, header = _restored(run, about, view1_shape, view2_shape, weights, torch.device(device))
-    return TrainedRun(run, about, model, header, torch.device(device), weights, (view1_shape, view2_shape))
+    return TrainedRun(run, about, model, header, torch.device(device), weights, (view1_shape, view2_shape), data, run_code)
 
 
 def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device

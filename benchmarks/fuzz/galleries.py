@@ -20,7 +20,7 @@ from xmodal.data import load_data
 from xmodal.features.images import ColourHog
 from xmodal.features.sounds import Spectrograms, read_wave
 from xmodal.features.texts import TfIdf
-from xmodal.search.queries import QueryReader
+from xmodal.data.readers import ItemReader
 
 _KINDS = (("exact", []), ("codes", ["--bits", "8", "--codes", "rotated"]), ("exact", ["--correction", "csls"]))
 _QUERIES = ("0", "1", "99", "-1", "row:1", "row:x", "id:a", "text:x", "1,2,3", "1 2 3 4 5 6", "nan,1,2", "1e999 2 3",
@@ -75,7 +75,7 @@ def readers(folder: Path) -> Case:
         content = {name: damaged(rng, one) if rng.random() < 0.6 else one for name, one in queries.items()}
 
         def use() -> int:
-            reader = QueryReader(dataclasses.replace(data, encoder1=text), 1)
+            reader = ItemReader(dataclasses.replace(data, encoder1=text), 1)
             for what, value in (("text", rng.choice(ODD_TEXTS)), ("picture", content["q.png"]),
                                 ("sound", content["q.wav"])):
                 if what in reader.reads:

@@ -1,8 +1,8 @@
-"""What users ask with (a sentence, a picture, sound, numbers) made into items of a view, by the data's encoders."""
+"""What users have (a sentence, a picture, sound, numbers) made into items of a view, by the encoders of the data."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from xmodal.data import PairedData
-from xmodal.data.pairs import as_view
+from xmodal.data.pairs import PairedData, as_view
 from xmodal.data.streamed import StreamedView
 from xmodal.errors import DataError, one_line
 from xmodal.features.images import image_encoder
@@ -28,7 +27,7 @@ _TEXTS, _PICTURES, _SOUNDS = ("tfidf", "sentences", "codes", "named", "joined"),
 _KNOWN = ("efficientnet", "efficientnet_layers", "timm:", "torchvision:")
 
 
-class QueryReader:
+class ItemReader:
     """Makes items of one view of a data set.
 
     Args:
@@ -57,15 +56,46 @@ class QueryReader:
         if self.drawn is not None:
             self.reads.add("picture")
 
-    def text(self, text: str) -> Tensor:
-        """A sentence as an item (1, *shape).
+    def read(self, raw: Iterable[str | Path]) -> Tensor:
+        """Raw items as items (n, *shape): texts, or the paths of pictures and ``.wav`` files, which are no strings.
 
         Raises:
-            DataError: the view reads no texts, its encoder is missing or names code, or the text is empty.
+            DataError: one of them can't be read, or the view reads none of its kind; or there are none.
         """
-        if not text.strip():
-            raise DataError("the query is empty")
-        return self._checked(self._encoded("text", text_encoder, [text]))
+        given = [raw] if isinstance(raw, str | Path) else [*raw]
+        if not given or not all(isinstance(item, str | Path) for item in given):
+            raise DataError(f"expected texts, or paths of pictures or recordings; got {_kinds(given)}")
+        if all(isinstance(item, str) for item in given):
+            return self.texts([str(item) for item in given])
+        return torch.cat([self.texts([item]) if isinstance(item, str) else self.file(item) for item in given])
+
+    def file(self, path: Path) -> Tensor:
+        """A picture or a ``.wav`` file as an item (1, *shape).
+
+        Raises:
+            DataError: it is neither, can't be read, or the view reads none of its kind.
+        """
+        if not path.is_file():
+            raise DataError(f"no file {path}")
+        if is_picture(path):
+            return self.picture(path)
+        if path.suffix.lower() == ".wav":
+            return self.sound(path)
+        raise DataError(f"{path}: expected a picture ({', '.join(SUFFIXES)}) or a .wav file")
+
+    def text(self, text: str) -> Tensor:
+        """A sentence as an item (1, *shape); see :meth:`texts`."""
+        return self.texts([text])
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Sentences as items (n, *shape).
+
+        Raises:
+            DataError: the view reads no texts, its encoder is missing or names code, or a text is empty.
+        """
+        if not all(text.strip() for text in texts):
+            raise DataError("the query is empty" if len(texts) == 1 else "a text is empty")
+        return self._checked(self._encoded("text", text_encoder, [*texts]))
 
     def picture(self, source: Path | bytes) -> Tensor:
         """A PNG, JPEG or WebP file, or its content, as an item (1, *shape).
@@ -174,6 +204,10 @@ class QueryReader:
             some = self._some.gather(rows) if isinstance(self._some, StreamedView) else self._some[rows]
             self._light_on_dark = float(some.median()) < 0.5
         return self._light_on_dark
+
+
+def _kinds(given: Sequence[Any]) -> str:
+    return " and ".join(sorted({type(item).__name__ for item in given})) or "nothing"
 
 
 def is_picture(path: Path) -> bool:

@@ -138,7 +138,8 @@ def rotation(centred: Tensor, bits: int, draw: torch.Generator) -> Tensor:
         codes = torch.where(z @ turn > 0, 1.0, -1.0)
         left, _, right = torch.linalg.svd(z.T @ codes)
         turn = left @ right
-    return basis @ turn
+    rotated: Tensor = basis @ turn
+    return rotated
 
 
 def _learned(items: Tensor, queries: Tensor, start: Tensor, draw: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ from xmodal.metrics import DIRECTIONS
 from xmodal.runs import TrainedRun
 from xmodal.search.gallery import Gallery, Neighbours
 from xmodal.search.milvus import MilvusGallery
-from xmodal.search.queries import QueryReader, is_picture, read_numbers
+from xmodal.data.readers import ItemReader, is_picture, read_numbers
 
 _NUMBERS = re.compile(r"\s*[-+.\d][-+.\deE]*(\s*[,;\s]\s*[-+.\d][-+.\deE]*)+\s*")
 _FILES = (".npy", ".h5", ".hdf5", ".npz", ".wav")
@@ -46,12 +46,12 @@ class Lookup:
         run: whose model embeds queries and items.
         data: that it was trained on.
         split: whose items are the galleries, and are what ids and rows are of.
-        run_code: see :class:`xmodal.search.queries.QueryReader`.
+        run_code: see :class:`xmodal.data.readers.ItemReader`.
     """
 
     def __init__(self, run: TrainedRun, data: PairedData, split: str = "test", run_code: bool = False) -> None:
         self.run, self.data, self.split = run, data, data.split(split)
-        self.readers = {view: QueryReader(data, view, run_code) for view in (1, 2)}
+        self.readers = {view: ItemReader(data, view, run_code) for view in (1, 2)}
         self._embedded: tuple[Tensor, Tensor] | None = None
         self._galleries: dict[int, AnyGallery] = {}
         self._pairs = self.split.pair_table().numpy()
