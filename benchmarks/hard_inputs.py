@@ -2,14 +2,14 @@
 
     python -m benchmarks.hard_inputs
 
-Losses: the named cases of tests/test_layers_hard_inputs.py (duplicated and constant columns, white views, few rows, rank
-deficiency, large and small values, …), in float32 and float64, the ridge 1e-3 for all. A case is failed where the loss or
-a gradient is not finite, or where the loss exceeds what the rank of the case allows (with a tolerance of 1 %), so that
+Losses: the named cases of tests/test_layers_hard_inputs.py (duplicated and constant columns, white views, few rows,
+rank deficiency, large and small values, …), in float32 and float64, with a ridge of 1e-3 for all. A case fails where
+the loss or a gradient is not finite, or where the loss is less than the rank of the case allows (by more than 1 %), so that
 training would be rewarded for going there. A loss that refuses a case by an exception passes it.
 
-Evaluators: 200 pairs; all embeddings equal, where chance is an MRR of 1/200 · (1 + … + 1/200) for random ranks and 2/201
-for the average rank; and one gallery row that is not a number. Peers: ``pip install -r benchmarks/requirements.txt``.
-Figures are written to benchmarks/results/hard_inputs.json.
+Evaluators: 200 pairs; all embeddings equal, where the average rank gives an MRR of 2/201 and ranks at random give
+(1 + 1/2 + … + 1/200) / 200; and one gallery row that is not a number. Peers: ``pip install -r
+benchmarks/requirements.txt``. Figures are written to benchmarks/results/hard_inputs.json.
 """
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     sys.path.insert(0, str(TESTS))
     from test_layers_hard_inputs import CASES
 
-    made: dict[str, Any] = {"torch": torch.__version__, "machine": platform.machine(), "cases": len(CASES), "losses": {}, "evaluators": evaluators()}
+    made: dict[str, Any] = {"torch": torch.__version__, "machine": platform.machine(), "cases": len(CASES),
+                            "losses": {}, "evaluators": evaluators()}
     for name, loss in losses().items():
         made["losses"][name] = {kind: failures(loss, dtype) for kind, dtype in DTYPES.items()}
         for kind, failed in made["losses"][name].items():
