@@ -4,8 +4,8 @@
 
 Losses: the named cases of tests/test_layers_hard_inputs.py (duplicated and constant columns, white views, few rows,
 rank deficiency, large and small values, …), in float32 and float64, with a ridge of 1e-3 for all. A case fails where
-the loss or a gradient is not finite, or where the loss is less than the rank of the case allows (by more than 1 %), so that
-training would be rewarded for going there. A loss that refuses a case by an exception passes it.
+the loss or a gradient is not finite, or where the loss is less than the rank of the case allows (by more than 1 %), so
+that training would be rewarded for going there. A loss that refuses a case by an exception passes it.
 
 Evaluators: 200 pairs; all embeddings equal, where the average rank gives an MRR of 2/201 and ranks at random give
 (1 + 1/2 + … + 1/200) / 200; and one gallery row that is not a number. Peers: ``pip install -r
