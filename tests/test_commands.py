@@ -328,6 +328,41 @@ def test_a_new_training_makes_old_results_untrue(trained):
     assert not (trained / "metrics.json").exists() and not (trained / "weights_est_UV.safetensors").exists()
 
 
+def test_pictures_of_an_old_training_go_with_it(trained):
+    for name in ("roc.png", "walk_0_8.png", "neighbours_V2_to_V1_valid.png", "mine.png", "notes.txt"):
+        (trained / name).write_text("old")
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--overwrite", *QUICK]) == 0
+    assert sorted(p.name for p in trained.iterdir() if p.suffix in (".png", ".txt")) == ["mine.png", "notes.txt"]
+
+
+def test_an_evaluation_adds_to_an_earlier_one_of_the_same_weights(trained, capsys):
+    same = ["--model", MODEL, "--data", "digits"]
+    assert run_eval.main([*same, "--hubness", "--ci"]) == 0
+    hubs = RunFolder(trained).metrics()["hubness"]
+    capsys.readouterr()
+    assert run_eval.main([*same, "--V2_to_V1"]) == 0
+    assert "hub" not in capsys.readouterr().out.lower()  # what wasn't asked for isn't printed
+    metrics = RunFolder(trained).metrics()
+    assert metrics["hubness"] == hubs and "intervals" not in metrics["V1_to_V2"]
+    assert run_train.main([*same, "--resume", "--set", "max_epochs=3"]) == 0  # other weights
+    assert run_eval.main(same) == 0
+    assert "hubness" not in RunFolder(trained).metrics()
+    RunFolder(trained).file("metrics.json").write_text("{")
+    assert run_eval.main(same) == 0 and "mrr" in RunFolder(trained).metrics()["V1_to_V2"]
+
+
+def test_data_in_memory_cannot_be_streamed(capsys):
+    assert run_train.main(["--model", MODEL, "--data", "digits", "--stream", *QUICK]) == 2
+    assert "digits is read into memory: to stream, write it to an HDF5 file" in failure(capsys)
+
+
+def test_a_folder_that_is_not_there_is_looked_up_in_models(in_a_folder_of_its_own, capsys):
+    (in_a_folder_of_its_own / "models").mkdir()
+    (in_a_folder_of_its_own / "models" / "mine_ccal.py").touch()
+    assert run_train.main(["--model", "modls/mine_cca.py", "--data", "digits"]) == 2
+    assert "did you mean models/mine_ccal.py?" in failure(capsys)
+
+
 def test_a_run_that_cannot_be_written_to_is_still_reported(trained, capsys, monkeypatch):
     def refuse(descriptor: int) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

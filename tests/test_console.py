@@ -47,7 +47,8 @@ def test_version(capsys):
 
 @pytest.mark.parametrize(("words", "expected"), [
     (["trian"], "error: xmodal has no verb 'trian'; did you mean train"),
-    (["--modle"], "error: the following arguments are required: VERB"),
+    (["--modle"], "error: unrecognized arguments: --modle; see --help"),
+    (["train", "--modle", "x.py"], "error: unrecognized arguments: --modle; did you mean --model?"),
     (["train"], "error: the following arguments are required: --model, --data"),
     (["eval", "--model", "models/digits_cca.py", "--data", "digits", "--runs", "nowhere"],
      "train it first with xmodal train"),

@@ -336,6 +336,12 @@ def test_npz_members_that_numpy_and_zipfile_stumble_over(tmp_path):
         one_line(error)
 
 
+def test_arrays_of_no_name_that_is_known_say_which_are_expected(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((3, 2)), texts=np.zeros((3, 2)))
+    with pytest.raises(DataError, match=r"lacks view1, view2; expected train_view1, .* \(found: images, texts\)"):
+        read_npz(tmp_path / "a.npz")
+
+
 def npz_of(path: Path, **changes) -> Path:
     arrays = {f"{split.name}_{key}": getattr(split, key).numpy() for split in toy(table=False).splits()
               for key in ("view1", "view2")} | changes

@@ -159,9 +159,10 @@ def test_packing_is_undone():
 def test_learned_codes_keep_more_than_rotated_ones_and_these_more_than_signs():
     items, queries = (normalize(z) for z in two_views(3000, 32))
     wanted = sorted_cosines(queries, items, 10)[1]
+    made = {how: make_codes(items, 32, how, queries) for how in ("sign", "rotated", "learned", "best")}
 
     def kept(how: str) -> float:
-        codes = make_codes(items, 32, how, queries)
+        codes = made[how]
         rows = nearest_codes(codes.of_queries(queries), codes.of_items(items), 50).rows
         balance = unpack(codes.of_items(items)).mean(dim=0).abs().max()
         assert balance < 0.02  # medians
@@ -169,8 +170,7 @@ def test_learned_codes_keep_more_than_rotated_ones_and_these_more_than_signs():
 
     sign, rotated, learned = kept("sign"), kept("rotated"), kept("learned")
     assert sign < rotated < learned
-    best = make_codes(items, 32, "best", queries)
-    assert torch.equal(best.projection, make_codes(items, 32, "learned", queries).projection)
+    assert torch.equal(made["best"].projection, made["learned"].projection)
 
 
 def test_the_sign_passes_gradients_within_reach():

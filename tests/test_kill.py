@@ -11,8 +11,9 @@ from benchmarks.kills import PHASES, kill_preparations, kill_trainings
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
-def test_training_survives_kill_9(tmp_path):
-    hit = kill_trainings(tmp_path, 20, random.Random(0))
+@pytest.mark.parametrize(("kills", "epochs"), [(12, 6), pytest.param(40, 12, marks=pytest.mark.slow)])
+def test_training_survives_kill_9(kills, epochs, tmp_path):
+    hit = kill_trainings(tmp_path, kills, random.Random(0), epochs)
     assert all(hit[phase] for phase in PHASES)
 
 

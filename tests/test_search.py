@@ -13,6 +13,7 @@ from scipy.io import wavfile
 
 from xmodal.cli import run_search, run_train
 from xmodal.data import PairedData, PairSplit, load_data, write_h5
+from xmodal.data.readers import ItemReader, code_of
 from xmodal.errors import DataError
 from xmodal.features.images import ColourHog
 from xmodal.features.pictures import read_picture
@@ -21,7 +22,6 @@ from xmodal.features.texts import TfIdf
 from xmodal.runs import load_run
 from xmodal.search import Gallery
 from xmodal.search.lookup import Lookup
-from xmodal.data.readers import ItemReader, code_of
 
 Image = pytest.importorskip("PIL.Image", reason="needs the extra images")
 DIGITS = str(Path(__file__).parent.parent / "models" / "digits_ccal_cont.py")
@@ -256,6 +256,8 @@ def test_a_recording_finds_its_partner(tmp_path, capsys):
     (["--query", "a.wav"], "no file a.wav"),
     (["--query", "16"], "has items 0 to 15, got 16"),
     (["--query", "id:test 99"], "there is no item 'test 99' in the test split; did you mean"),
+    (["--query", "17", "--kind", "codes"], "--kind is for building: give --build, too"),
+    (["--query", "17", "--recall", "0.9"], "--recall is for building: give --build, too"),
     (["--query", "1, 2, 3"], "the query has 3"),
     (["--query", "red", "--V1_to_V2"], "no text can be read: view 1 reads numbers, picture"),
     (["--query", "  "], "the query is empty"),

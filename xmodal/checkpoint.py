@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from xmodal.atomic import only_one, replacing
 from xmodal.distributed import from_first, rank
-from xmodal.errors import CheckpointError, did_you_mean
+from xmodal.errors import CheckpointError, DataError, did_you_mean
 from xmodal.linear import ClosedForm
 from xmodal.metrics import DIRECTIONS
 
@@ -41,6 +41,7 @@ class RunFolder:
     LOG = "log.jsonl"  # a line per epoch
     METRICS = "metrics.json"  # of all test pairs
     CARD = "card.md"  # what all of this is, for people
+    PICTURES = ("roc", "reconstructions", "walk", "samples", "filters", "neighbours", "precision_recall")  # NAME….png
     EVENTS = "tensorboard"  # a folder: the log as events, where they were asked for
 
     def __init__(self, path: str | Path) -> None:
@@ -93,8 +94,9 @@ class RunFolder:
         self.write_json(self.CONFIG, config)
 
     def clear_results(self) -> None:
-        """Removes what further training makes untrue: metrics, a re-estimated projection, the card."""
-        for old in (*self.path.glob("metrics*.json"), self.file(REFINED), self.file(self.CARD)):
+        """Removes what further training makes untrue: metrics, a re-estimated projection, the card, pictures."""
+        pictures = (old for name in self.PICTURES for old in self.path.glob(f"{name}*.png"))
+        for old in (*self.path.glob("metrics*.json"), self.file(REFINED), self.file(self.CARD), *pictures):
             old.unlink(missing_ok=True)
 
     def clear_events(self) -> None:
@@ -127,7 +129,7 @@ class RunFolder:
             near = [p.parent.name for p in self.path.parent.glob(f"*/{self.CONFIG}")]
             hint = did_you_mean(self.path.name, near) if near else "train it first with run_train.py"
             raise CheckpointError(f"there is no run in {self.path}: {hint}")
-        content = self._read_json(self.CONFIG)
+        content = self.read_json(self.CONFIG)
         required = {"config": dict, "seed": int, "data": dict}
         wrong = [name for name, kind in required.items() if not isinstance(content.get(name), kind)]
         wrong += ["a seed that can be"] if "seed" not in wrong and not 0 <= content["seed"] < 2**63 else []
@@ -144,12 +146,17 @@ class RunFolder:
         """
         if not self.file(self.METRICS).is_file():
             return None
-        content = self._read_json(self.METRICS)
+        content = self.read_json(self.METRICS)
         if not all(isinstance(content.get(direction), dict) for direction in DIRECTIONS):
             raise CheckpointError(f"{self.file(self.METRICS)} is damaged: remove it, and run_eval.py writes it again")
         return content
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The object in a file of the run.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
         try:
             content = json.loads(self.file(name).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
@@ -161,6 +168,10 @@ class RunFolder:
     def write_log(self, lines: Iterable[Mapping[str, Any]]) -> None:
         with replacing(self.file(self.LOG)) as path:
             path.write_text("".join(json.dumps(_without_nan(line)) + "\n" for line in lines), encoding="utf-8")
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of ``log.jsonl``, an epoch each; none where nothing was logged yet. See :func:`read_log`."""
+        return read_log(self.file(self.LOG)) if self.file(self.LOG).is_file() else []
 
     # -- weights ----------------------------------------------------------------------------------------------------
 
@@ -236,6 +247,29 @@ def load_strictly(model: nn.Module | ClosedForm, tensors: Mapping[str, Tensor], 
     if problems:
         raise CheckpointError(f"{origin} does not fit the model: {'; '.join(problems)}")
     model.load_state_dict(dict(tensors))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log. A torn last line is one being written, and left out.
+
+    Raises:
+        DataError: a corrupt line elsewhere, with its number.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records = []
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+            if not isinstance(record, dict) or not isinstance(record.get("epoch", 0), int):
+                raise ValueError("expected an object with a whole epoch")
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):    # no newline after it
+                break
+            raise DataError(f"{path}, line {number} is corrupt ({error}): expected one JSON object per line") from error
+        records.append(record)
+    return records
 
 
 def to_json(content: Mapping[str, Any]) -> str:

@@ -176,8 +176,9 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     try:
         source = path.read_text(encoding="utf-8")
     except OSError as error:
-        near = [p.stem for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        hint = f"; {did_you_mean(path.stem, near)}" if near else ""
+        folder = path.parent if path.parent.is_dir() else Path("models")
+        near = [str(p) for p in folder.glob("*.py")]
+        hint = f"; {did_you_mean(str(folder / path.name), near)}" if near else ""
         raise ExperimentError(f"cannot read the model file {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not a text file: {error.reason} at byte {error.start}") from error

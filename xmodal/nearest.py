@@ -126,7 +126,7 @@ class _Kept:
             return None
         rough = (self.sketch @ tile.bfloat16().T).amax(dim=1).float()
         slack = self.lengths * tile.norm(dim=1).amax()
-        asking = (rough + slack > self.scores[:, -1]).nonzero().flatten()
+        asking: Tensor = (rough + slack > self.scores[:, -1]).nonzero().flatten()
         self.useless = self.useless + 1 if 2 * len(asking) > len(rough) else 0
         if self.useless == MOST_USELESS:
             self.sketch = None
@@ -142,6 +142,15 @@ class _Kept:
     def best_first(self) -> Nearest:
         self.rows.masked_fill_(self.scores == -torch.inf, -1)
         return Nearest(self.scores, self.rows)
+
+
+def spread_rows(n: int, most: int) -> Tensor:
+    """At most ``most`` of the rows 0 … n − 1, evenly spread and with both ends, int64 ascending: ⌊i (n − 1) / (m − 1)⌋.
+
+    In whole numbers: ``torch.linspace`` in float32 ends one past the last row from n = 2²⁴ + 4 on.
+    """
+    count = min(most, n)
+    return torch.arange(count) * (n - 1) // max(count - 1, 1)
 
 
 def first_largest(scores: Tensor, k: int) -> Nearest:

@@ -34,6 +34,12 @@ class Parser(argparse.ArgumentParser):
         for text in sys.argv[1:] if args is None else args:
             if text.startswith("--") and text.endswith("=--"):  # argparse makes an empty list of that value
                 self.error(f"argument {text[:-3]}: expected a value, got --")
+            option = text.partition("=")[0]
+            known = self._option_string_actions
+            if option == "--":
+                break
+            if option.startswith("--") and not any(name.startswith(option) for name in known):
+                self.error(f"unrecognized arguments: {text}")  # before argparse asks for what is required
         return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:

@@ -19,6 +19,7 @@ from xmodal.data.pairs import View
 from xmodal.errors import DataError, ExperimentError
 from xmodal.evaluator import EMBED_BATCH, RestoringModel, embed
 from xmodal.metrics import Judged, retrieval_ranks, roc
+from xmodal.nearest import spread_rows
 from xmodal.networks import CorrNet, Model, VariationalAutoencoder, evaluating
 from xmodal.pictures import (
     Items,
@@ -233,7 +234,7 @@ def draw_filters(model: nn.Module, data: PairedData, n: int) -> list[Picture]:
 def draw_neighbours(model: Model, data: PairedData, split: PairSplit, n: int, direction: str, device: torch.device,
                     precision: str = "float32") -> Picture:
     """Of ``n`` queries, evenly spread over the pairs, the partner and the nearest items of the other view."""
-    rows = torch.linspace(0, len(split) - 1, n).long()
+    rows = spread_rows(len(split), n)
     one, other = (0, 1) if direction == "V1_to_V2" else (1, 0)
     embedded = embed(model, split, device=device, precision=precision)
     pairs = split.pair_table()

@@ -16,9 +16,8 @@ from torch import Tensor
 from xmodal.atomic import replacing
 from xmodal.checkpoint import RunFolder
 from xmodal.cli.by_class import class_blocks
+from xmodal.cli.card import run_options, training_commands
 from xmodal.cli.page_items import EACH, Shelf, item_labels, retrieval_sheet, sample_pairs, shown_hubs
-from xmodal.cli.plot_log import read_log
-from xmodal.config import load_experiment
 from xmodal.data import PairedData, PairSplit
 from xmodal.data.sets import DATA_SETS
 from xmodal.errors import DataError
@@ -28,7 +27,7 @@ from xmodal.metrics import DIRECTIONS, Ranks
 from xmodal.metrics.chance import chance_recall
 from xmodal.metrics.correlation import canonical_correlations, dimension_correlations
 from xmodal.metrics.plane import neighbour_map, principal_plane
-from xmodal.metrics.views import check_pairs
+from xmodal.metrics.views import KS, check_pairs
 from xmodal.networks import Model
 from xmodal.report.curves import MOST_EPOCHS
 from xmodal.report.page import PageContent, Scatter, render
@@ -101,7 +100,7 @@ def chance_curves(split: PairSplit, z1: Tensor, z2: Tensor, ranks: Ranks) -> dic
                                                        (len(z2), len(z1)), strict=True)):
         matches = torch.bincount(table[:, side])[queries]
         spaced = np.geomspace(1, n, CURVE_POINTS).round().astype(np.int64)
-        ks = np.unique(np.concatenate((spaced, [k for k in (1, 5, 10, 25) if k <= n])))
+        ks = np.unique(np.concatenate((spaced, [k for k in KS if k <= n])))
         curves[direction] = ks, chance_recall(matches, n, ks)
     return curves
 
@@ -139,9 +138,8 @@ def map_pairs(z1: Tensor, z2: Tensor, pairs: Tensor, classes: np.ndarray | None)
 
 def read_run_log(run: RunFolder) -> list[dict[str, Any]] | None:
     """The lines of ``log.jsonl``; None where it is missing or damaged, which costs the page its curves only."""
-    path = run.file(RunFolder.LOG)
     try:
-        log = read_log(path) if path.is_file() else None
+        log = run.log()
     except (DataError, OSError):
         return None
     return log if log and all(0 <= line.get("epoch", 0) < MOST_EPOCHS for line in log) else None
@@ -218,23 +216,10 @@ def commands(args: argparse.Namespace, run: RunFolder, about: Mapping[str, Any])
     """What to type for the same training and evaluation, what differs from the model file's settings included."""
     spec = str(about["data"].get("spec") or args.data)
     known = DATA_SETS.get(spec)
-    run_options = ["--model", args.model, "--data", args.data, *(["--tag", args.tag] if args.tag else []),
-                   *([] if args.runs == Path("runs") else ["--runs", str(args.runs)])]
-    views = about["data"].get("views")
-    train = ["run_train.py", *run_options, *(["--views", *views] if args.views is not None and views else []),
-             "--seed", str(about["seed"])]
-    own = dataclasses.asdict(load_experiment(run.file(RunFolder.EXPERIMENT), name=about.get("experiment")).config)
-    for name, value in about["config"].items():
-        if name in own and _plain(own[name]) != _plain(value):
-            train += ["--set", f"{name}={value}"]
     chosen = [*([] if args.split == "test" else ["--split", args.split]),
               *([] if args.n_test is None else ["--n_test", str(args.n_test)]),
               *(["--estimate_UV"] if args.estimate_UV else [])]
-    lines = [["prepare_data.py", spec]] if known is not None and known.prepare is not None else []
-    lines += [train, ["run_eval.py", *run_options, *chosen, "--html", str(args.html)]]
-    return ["python " + shlex.join(line) for line in lines]
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples as lists."""
-    return list(value) if isinstance(value, tuple) else value
+    what, where = run_options(about, args.runs)
+    evaluation = ["python", "run_eval.py", *what, *where, *chosen, "--html", str(args.html)]
+    return [*([shlex.join(["python", "prepare_data.py", spec])] if known is not None and known.prepare else []),
+            *training_commands(run, about, args.runs), shlex.join(evaluation)]

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.atomic import replacing
+from xmodal.checkpoint import RunFolder, read_log
 from xmodal.cli.common import command_parser, run_command
 from xmodal.errors import DataError
 from xmodal.metrics import PRIMARY
 from xmodal.report import MOST_EPOCHS, plot_curves
 
-LOG_NAME = "log.jsonl"
 DEFAULT_OUT = Path("model_evolution.png")
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -97,9 +96,9 @@ def _check_options(args: argparse.Namespace) -> None:
 def name_runs(arguments: Sequence[str | Path]) -> dict[str, Path]:
     """Log files by the name of their run: its folder's, with as many parents as it takes to tell runs apart."""
     paths = [Path(argument) for argument in arguments]
-    paths = list(dict.fromkeys(path / LOG_NAME if path.is_dir() else path for path in paths))
+    paths = list(dict.fromkeys(path / RunFolder.LOG if path.is_dir() else path for path in paths))
     # log.jsonl says nothing, its folder does; any other name (a copy kept aside) is itself the name.
-    parts = [_resolved(path).parent.parts if path.name == LOG_NAME else _resolved(path).with_suffix("").parts
+    parts = [_resolved(path).parent.parts if path.name == RunFolder.LOG else _resolved(path).with_suffix("").parts
              for path in paths]
     deepest = max(len(part) for part in parts)
     for depth in range(1, deepest + 1):
@@ -114,29 +113,6 @@ def _resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError, ValueError):  # a circle of links, or a NUL character: no such file, as is said later
         return path.absolute()
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log. A torn last line is one being written, and left out.
-
-    Raises:
-        DataError: a corrupt line elsewhere, with its number.
-    """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    records = []
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-            if not isinstance(record, dict) or not isinstance(record.get("epoch", 0), int):
-                raise ValueError("expected an object with a whole epoch")
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):    # no newline after it
-                break
-            raise DataError(f"{path}, line {number} is corrupt ({error}): expected one JSON object per line") from error
-        records.append(record)
-    return records
 
 
 def draw(args: argparse.Namespace, runs: dict[str, Path], figure: Any = None) -> Any:

@@ -28,14 +28,13 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from xmodal.cli.common import command_parser, run_command, seed_number
 from xmodal.cli.drawing import shown_items, shown_styles
 from xmodal.data.files import read_h5, write_h5
 from xmodal.data.pairs import PairedData
 from xmodal.data.sets import DATA_SETS, DataSet, default_data_dir, load_data
 from xmodal.errors import DataError, did_you_mean
+from xmodal.nearest import spread_rows
 from xmodal.pictures import pair_sheet, write_png
 
 _OPTIONS = ("source", "url", "synthetic", "legacy_normalisation", "pairs", "seed", "corpus", "images", "captions",
@@ -139,7 +138,7 @@ def _file_name(args: argparse.Namespace, known: DataSet) -> str:
 def _show(data: PairedData, file: Path) -> int:
     if file.suffix.lower() != ".png":
         raise DataError(f"--show {file}: expected a file that ends in .png")
-    rows = torch.linspace(0, len(data.train) - 1, min(12, len(data.train) // 4 * 4 or len(data.train))).long()
+    rows = spread_rows(len(data.train), min(12, len(data.train) // 4 * 4 or len(data.train)))
     chosen = data.train.select(rows)
     pairs = chosen.pair_table()
     sheet = pair_sheet(shown_items(data, chosen, 0, pairs[:, 0]), shown_items(data, chosen, 1, pairs[:, 1]),

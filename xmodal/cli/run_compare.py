@@ -27,7 +27,6 @@ from xmodal.atomic import replacing
 from xmodal.checkpoint import RunFolder
 from xmodal.cli.common import command_parser, pick_device, run_command, seed_number
 from xmodal.cli.plot_log import SUFFIXES as FIGURE_SUFFIXES
-from xmodal.cli.plot_log import read_log
 from xmodal.cli.rows import Row, name_of, open_runs, rows_of
 from xmodal.data import PairedData, PairSplit
 from xmodal.errors import DataError, did_you_mean
@@ -73,7 +72,7 @@ def compare(args: argparse.Namespace) -> int:
     rows = rows_of(open_runs(args.runs))
     baseline = None if args.baseline is None else name_of(rows, args.baseline)
     device = pick_device(args.device)
-    logs = {row.name: [_log(run) for run in row.runs] for row in rows}
+    logs = {row.name: [run.log() for run in row.runs] for row in rows}
     data = load_run(rows[0].runs[0].path).data(args.data)
     chosen = data.split(args.split)
     if args.n_test is not None:
@@ -144,11 +143,6 @@ def _measure(run: RunFolder, log: list[dict[str, Any]], data: PairedData, chosen
         "epochs": len(log) or None,
         "seconds": sum(second or 0.0 for second in seconds) if any(second is not None for second in seconds) else None,
     }, z1.shape[1])
-
-
-def _log(run: RunFolder) -> list[dict[str, Any]]:
-    path = run.file(RunFolder.LOG)
-    return read_log(path) if path.is_file() else []
 
 
 def _number(value: object) -> float | None:

@@ -28,13 +28,13 @@ from scipy.io import wavfile
 from xmodal.cli.common import command_parser, run_command
 from xmodal.cli.page_items import Shelf
 from xmodal.cli.run_search import add_search_options, gallery_line, open_gallery, open_lookup
+from xmodal.data.readers import ItemReader
 from xmodal.errors import DataError, XmodalError
 from xmodal.features.packages import required
 from xmodal.metrics import DIRECTIONS
 from xmodal.report.html import Markup, element, escape, foreign, join
 from xmodal.report.items import Item, item_html, shorten
 from xmodal.search.lookup import Lookup, Query
-from xmodal.data.readers import ItemReader
 
 #: What may be sent in one file; longer texts are refused, too.
 MOST_BYTES, LONGEST_QUERY = 10 * 2**20, 2000

@@ -24,6 +24,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +62,7 @@ from xmodal.cli.drawing import (
 from xmodal.cli.page import check_html, write_page
 from xmodal.data import PairedData
 from xmodal.distributed import rank
-from xmodal.errors import DataError
+from xmodal.errors import CheckpointError, DataError
 from xmodal.evaluator import (
     MATCHES,
     RestoringModel,
@@ -171,12 +172,13 @@ def run_eval(args: argparse.Namespace) -> int:
     if verified is not None:
         pictures.append(draw_roc(verified.judged))
     pictures += draw_precision_recall(metrics)
-    _print_report(args, run, data, metrics)
+    kept = {**_still_true(run, _metrics_file(args), metrics), **metrics}
+    _print_report(args, run, data, kept if args.json else metrics)
     if rank() == 0:
         if args.html is not None:
             write_page(args, run, model, data, embedded, metrics, about, device, precision)
         write_pictures(args, run, pictures)
-        run.write_json(_metrics_file(args), metrics)  # last: a run that can't be written to can still be read about
+        run.write_json(_metrics_file(args), kept)  # last: a run that can't be written to can still be read about
         if _metrics_file(args) == RunFolder.METRICS:
             write_card(run, model)
     return 0
@@ -238,6 +240,18 @@ def _check_excerpt(args: argparse.Namespace) -> None:
         raise DataError("--excerpt is for votes of groups: give --group, too, such as --group piece")
     if args.excerpt is not None and args.excerpt < 1:
         raise DataError(f"--excerpt must be at least 1, got {args.excerpt}")
+
+
+def _still_true(run: RunFolder, name: str, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an earlier evaluation of the same weights on the same pairs wrote; nothing where there is none."""
+    if not run.file(name).is_file():
+        return {}
+    try:
+        old = run.read_json(name)
+    except CheckpointError:  # it is written anew
+        return {}
+    same = ("weights", "fingerprint", "split", "n_pairs")
+    return old if all(old.get(key) == json.loads(to_json(metrics)).get(key) for key in same) else {}
 
 
 def _metrics_file(args: argparse.Namespace) -> str:

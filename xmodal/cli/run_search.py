@@ -33,6 +33,7 @@ from torch import Tensor
 
 from xmodal.cli.common import command_parser, pick_device, run_command
 from xmodal.data import load_data
+from xmodal.data.readers import read_numbers
 from xmodal.errors import DataError
 from xmodal.metrics.hubness import CORRECTIONS
 from xmodal.report.text import WIDTH
@@ -42,7 +43,6 @@ from xmodal.search.gallery import Gallery, Neighbours
 from xmodal.search.indexes import KINDS
 from xmodal.search.lookup import AnyGallery, Lookup, Query, as_json, run_galleries
 from xmodal.search.milvus import COLLECTION, MilvusGallery, is_milvus
-from xmodal.data.readers import read_numbers
 from xmodal.search.storage import DESCRIPTION
 
 DEFAULT_K = 10
@@ -64,14 +64,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     building = parser.add_argument_group("building a gallery")
     building.add_argument("--build", action="store_true", help="build the gallery before anything is looked up")
-    building.add_argument("--kind", choices=KINDS, default="exact",
+    building.add_argument("--kind", choices=KINDS,
                           help="exact (default), hnsw or ivfpq (extra search), or codes")
     building.add_argument("--from", dest="items", metavar="FILE",
                           help="items of the gallery's view: a .npy file, or a data file (its --split)")
     building.add_argument("--correction", choices=CORRECTIONS, help="score items without the favours of hubs")
-    building.add_argument("--recall", type=float, default=0.95, help="recall@10 to reach if not exact (default: 0.95)")
-    building.add_argument("--bits", type=int, default=128, help="of codes (default: 128)")
-    building.add_argument("--codes", choices=(*CODES, BEST), default=BEST,
+    building.add_argument("--recall", type=float, help="recall@10 to reach if not exact (default: 0.95)")
+    building.add_argument("--bits", type=int, help="of codes (default: 128)")
+    building.add_argument("--codes", choices=(*CODES, BEST),
                           help="how codes are made (default: whichever finds most)")
     return parser
 
@@ -94,8 +94,7 @@ def search(args: argparse.Namespace) -> int:
     view = _query_view(args)
     if not args.query and not args.build:
         raise DataError("nothing to do: give --query or --build")
-    if args.items is not None and not args.build:
-        raise DataError("--from is for building: give --build, too")
+    _fill_in(args)
     lookup = open_lookup(args)
     if args.build:
         build(args, lookup, view or 1)
@@ -112,6 +111,21 @@ def search(args: argparse.Namespace) -> int:
     if args.json and queries:
         print(json.dumps({"run": lookup.run.name, "queries": answers}, indent=2, ensure_ascii=False))
     return 0
+
+
+#: Options of building, and what they are where they aren't given.
+_BUILDING = {"kind": "exact", "items": None, "correction": None, "recall": 0.95, "bits": 128, "codes": BEST}
+
+
+def _fill_in(args: argparse.Namespace) -> None:
+    """Defaults of the options of building, which do nothing without ``--build``."""
+    for name, default in _BUILDING.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif not args.build:
+            raise DataError(f"--{'from' if name == 'items' else name} is for building: give --build, too")
+    if not 0 < args.recall <= 1:
+        raise DataError(f"--recall must be more than 0 and at most 1, got {args.recall:g}")
 
 
 def open_lookup(args: argparse.Namespace) -> Lookup:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from xmodal.checkpoint import RunFolder
-from xmodal.cli.plot_log import read_log
 from xmodal.features.packages import required
 from xmodal.metrics import PRIMARY
 from xmodal.trainer import Display
@@ -44,7 +43,7 @@ class TensorBoardDisplay:
 
     def epoch(self, line: dict[str, Any]) -> None:
         if self._events is None:
-            self._events = self._begun(each for each in self._logged() if each.get("epoch", 0) < line["epoch"])
+            self._events = self._begun(each for each in self.run.log() if each.get("epoch", 0) < line["epoch"])
         self._events.add(_scalars(line), line["epoch"])
         self.display.epoch(line)
 
@@ -57,12 +56,8 @@ class TensorBoardDisplay:
     def finish(self) -> None:
         """Ends the file; of a run that was finished before, all of it is written now."""
         if self._events is None:
-            self._events = self._begun(self._logged())
+            self._events = self._begun(self.run.log())
         self._events.close()
-
-    def _logged(self) -> list[dict[str, Any]]:
-        path = self.run.file(RunFolder.LOG)
-        return read_log(path) if path.is_file() else []
 
     def _begun(self, lines: Iterable[Mapping[str, Any]]) -> _EventFile:
         self.run.clear_events()

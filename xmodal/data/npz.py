@@ -60,7 +60,7 @@ def npz_keys(path: Path) -> list[str]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is not an NPZ file (a zip archive of arrays), or it is damaged or was cut short")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # NumPy leaves a damaged one open
             return list(file.files)
     except Exception as error:  # NumPy and zipfile raise a dozen kinds on damaged files
         raise DataError(f"{path} is not a readable NPZ file; it is damaged or was cut short "
@@ -74,7 +74,7 @@ def load_member(path: Path, key: str) -> np.ndarray:
         DataError: the array is damaged or holds objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             value = file[key]
     except Exception as error:  # likewise
         if "allow_pickle" in str(error):
@@ -111,6 +111,8 @@ def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
     """
     names = [*SPLITS, *further_splits(arrays)]
     known = {"meta", *KEYS, *(f"{split}_{key}" for split in names for key in KEYS)}
+    if arrays and not known & arrays.keys():
+        _require(arrays, VIEWS, where)
     for key in arrays:
         if key not in known:
             raise DataError(f"{where} has an unknown array {key!r}; {did_you_mean(str(key), known - {'meta'})}")

@@ -76,7 +76,7 @@ def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = 
             ``.hdf5`` or ``.npz`` file, or a ``.py`` file whose function ``load()`` returns a :class:`PairedData` or a
             dict of arrays with the NPZ keys.
         data_dir: where prepared data lie; ``$XMODAL_DATA`` or ``data`` by default.
-        stream: leave the views of an HDF5 file on disk; None decides by the free memory.
+        stream: leave the views of an HDF5 file on disk; None decides by the free memory. Nothing else is streamed.
         views: the names of the two views to take, where an HDF5 file holds more; None takes its first two, which are
             also called ``view1`` and ``view2``.
 
@@ -90,6 +90,8 @@ def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = 
     built_in = DATA_SETS[spec].load if spec in DATA_SETS else None
     if views is not None and tuple(views) != VIEWS and (built_in is not None or suffix in (".npz", ".py")):
         raise DataError(f"{spec} has no views to choose from; give view1 view2")
+    if stream and (built_in is not None or suffix in (".npz", ".py")):
+        raise DataError(f"{spec} is read into memory: to stream, write it to an HDF5 file (xmodal.data.write_h5)")
     if suffix == ".npz":
         return read_npz(path)
     if suffix == ".py":
