@@ -118,7 +118,8 @@ def test_nothing_is_asked_of_an_archive_for_no_paths(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b""), gzip.compress(b"x" * 2000),
-                                     lzma.compress(b"x" * 2000), b"BZh9"])
+                                     lzma.compress(b"x" * 2000), b"BZh9"],
+                         ids=["nothing", "no archive", "empty gzip", "gzip of no archive", "xz", "cut bzip2"])
 def test_what_is_no_archive(content, tmp_path):
     (tmp_path / "toys-1.0.0.tgz").write_bytes(content)
     with pytest.raises(DataError, match=r"toys@1\.0\.0 (is damaged|holds no file)") as caught, \

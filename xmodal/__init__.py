@@ -43,7 +43,7 @@ from xmodal.search import Gallery
 from xmodal.start import Start
 from xmodal.trainer import fit
 
-__version__ = "0.0.1"
+__version__ = "0.1.0"
 
 __all__ = [
     "PLS",

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import signal
 import time
@@ -17,23 +16,23 @@ from xmodal.checkpoint import RunFolder, load_strictly
 from xmodal.config import TrainConfig
 from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
 from xmodal.diagnosis import diagnose, largest_values, require_finite_state
-from xmodal.distributed import add_up, alone, from_first, gather_rows, largest, part_of, rank, size
+from xmodal.distributed import alone, gather_rows, largest, rank, size
 from xmodal.errors import CheckpointError, NumericalError
-from xmodal.evaluator import embed, tower_precision
+from xmodal.evaluator import tower_precision
 from xmodal.linear import ClosedForm
-from xmodal.metrics import PRIMARY, retrieval_metrics
-from xmodal.networks import Model, evaluating
-from xmodal.objectives import loss_of_pairs
+from xmodal.metrics import PRIMARY
+from xmodal.networks import Model
 from xmodal.start import Start, frozen_modules
 from xmodal.trainer.check import check_experiment
 from xmodal.trainer.closed_form import fit_closed_form
 from xmodal.trainer.display import Display, Silent
+from xmodal.trainer.generators import generator_states, set_generators
 from xmodal.trainer.optimizer import check_state, make_optimizer, scheduled
 from xmodal.trainer.progress import FitResult, Progress
 from xmodal.trainer.signals import on_stop_signals
 from xmodal.trainer.starting import Started, damaged, kept_in_eval, start_from, started_before
 from xmodal.trainer.step import backward, compiled, make_step
-from xmodal.trainer.validation import judge_of, probe, retrieval_line
+from xmodal.trainer.validation import Validation, judge_of
 
 #: The resume state is written when the time since the last writing is this many times what writing took.
 SAVE_COST_FACTOR = 20
@@ -113,7 +112,7 @@ class _Training:
         self.started, self.judge = started, judge_of(config)
         without_pairs = getattr(model, "needs_no_pairs", False)
         self.train_split = data.train.all_items() if without_pairs else data.train
-        self.loss_split = data.valid.all_items() if without_pairs else data.valid
+        self.validation = Validation(model, objective, data, config, device)
         self.step = make_step(model, objective, config.precision, data.train.labels)
         self.frozen = frozen_modules(model)  # with the batch norms that the step may have put there
         self.optimizer = make_optimizer([model, objective], config, started.parameters(model, started.slow),
@@ -122,7 +121,6 @@ class _Training:
         self.progress = Progress(config.learning_rate, config.patience, config.patience, config.refinement_steps)
         self.best: dict[str, Any] = {}
         self.n_batches = n_batches(self.train_split, config.batch_size)
-        self.probe = probe(data)
         self.stopped_by: int | None = None  # the signal that all processes stop for
         self._asked_by = 0
         self._saved_at = time.monotonic()
@@ -254,32 +252,7 @@ class _Training:
         require_finite_state(self.model)
         with tower_precision(self.config.precision, self.device):
             refit_pairs = self.model.refit(self._pairs())
-        loss, z1, z2 = self._embed_with_loss()
-        valid = retrieval_metrics(z1, z2, self.data.valid.pairs, shared=True)
-        z1, z2 = embed(self.model, self.probe, device=self.device, precision=self.config.precision)
-        train = retrieval_metrics(z1, z2, self.probe.pairs, shared=True)
-        line = {"loss_va": loss, "refit_pairs": refit_pairs, **retrieval_line(train, valid)}
-        return dict(json.loads(from_first(json.dumps(line).encode()) or b""))
-
-    def _embed_with_loss(self) -> tuple[float, Tensor, Tensor]:
-        """The objective over the validation split in eval mode, and its items' embeddings."""
-        split = self.loss_split
-        low, high = part_of(n_batches(split, self.config.batch_size))
-        losses, rows1, rows2 = [], [], []
-        self.objective.eval()
-        with evaluating(self.model):
-            for batch in pair_batches(split, self.config.batch_size, start=low, stop=high, device=self.device):
-                with tower_precision(self.config.precision, self.device):
-                    embedded = self.model(batch.view1, batch.view2)
-                loss_here = loss_of_pairs(self.objective, embedded, batch.pairs, split.labels)
-                losses.append(float(loss_here) * len(batch.pairs))
-                rows1.append(embedded.view1)
-                rows2.append(embedded.view2)
-        loss = float(add_up(torch.tensor(sum(losses), dtype=torch.float64))) / len(split)
-        if split.pairs is None and split is self.data.valid and size() == 1:
-            return loss, torch.cat(rows1), torch.cat(rows2)
-        z1, z2 = embed(self.model, self.data.valid, device=self.device, precision=self.config.precision)
-        return loss, z1, z2
+        return {"refit_pairs": refit_pairs, **self.validation.line()}
 
     # -- which model is best, and when to stop ----------------------------------------------------------------------
 
@@ -342,20 +315,15 @@ class _Training:
             self.folder.save_weights(self.best["model"], epoch=self.progress.best_epoch)
 
     def _save(self) -> None:
-        """Writes the resume state. It alone says where training stands; log and weights follow from it.
-
-        The generators' states are those of all processes, in the order of their numbers.
-        """
-        cuda = self.device.type == "cuda"
-        own = [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if cuda else [])]
-        states = gather_rows(*(state[None] for state in own))
+        """Writes the resume state. It alone says where training stands; log and weights follow from it."""
+        states, cuda_states = generator_states(self.device)
         if self.folder is None:
             return
         started = time.monotonic()
         self.folder.save_resume({"progress": asdict(self.progress), "model": self.model.state_dict(),
                                  "optimizer": self.optimizer.state_dict(), "best": self.best,
-                                 "objective": self.objective.state_dict(), "rng": states[0],
-                                 "cuda_rng": states[1] if cuda else None, "start": self.started.plain()})
+                                 "objective": self.objective.state_dict(), "rng": states, "cuda_rng": cuda_states,
+                                 "start": self.started.plain()})
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
@@ -391,20 +359,10 @@ class _Training:
             load_strictly(self.model, saved["model"], RunFolder.RESUME)
             self.objective.load_state_dict(saved["objective"])
             self._set_optimizer(saved["optimizer"])
-        self._set_generators(state["rng"], state["cuda_rng"])
+        set_generators(state["rng"], state["cuda_rng"], self.device, self.seed)
         self.best = state["best"]
         if progress.finished == "max_epochs" and progress.epoch < self.config.max_epochs:
             progress.finished = ""  # max_epochs was raised: what this epoch would have led to is decided now
             self._refine_or_finish()
         elif not progress.finished and progress.epoch >= self.config.max_epochs:
             progress.finished = "max_epochs"
-
-    def _set_generators(self, states: Tensor, cuda_states: Tensor | None) -> None:
-        """Where each process was, if they are as many as before; else the further ones draw numbers of their own."""
-        number = rank()
-        if number == 0 or len(states) == size():
-            torch.set_rng_state(states[number].clone())  # torch crashes on a row of a tensor
-            if self.device.type == "cuda" and cuda_states is not None:
-                torch.cuda.set_rng_state(cuda_states[number].clone(), self.device)
-        else:
-            torch.manual_seed(self.seed + number)
