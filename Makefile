@@ -28,7 +28,7 @@ check: $(READY) docs
 	$(BIN)/mypy
 
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 coverage: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=
@@ -36,7 +36,7 @@ coverage: $(READY)
 	$(BIN)/python .ci/coverage .coverage.json
 
 release: $(READY)
-	.ci/release
+	$(BIN)/python .ci/release
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed

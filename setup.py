@@ -14,6 +14,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["xmodal", "xmodal.*"]),
     package_data={"xmodal": ["py.typed"]},
@@ -40,10 +41,10 @@ setup(
         "tune": ["optuna>=4"],
         "tensorboard": ["tensorboard>=2.14"],
         "completion": ["shtab>=1.7"],
-        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.28"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.6"],
         # playwright drives a Chromium that the system provides
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=6", "hypothesis>=6.100",
-                "ruff>=0.6", "mypy>=1.11", "playwright>=1.40"],
+                "ruff>=0.6", "mypy>=1.11", "playwright>=1.40", "pyyaml>=6"],
     },
     entry_points={"console_scripts": ["xmodal = xmodal.cli.console:main"]},
     classifiers=[
