@@ -10,7 +10,8 @@ from torch import Tensor
 
 from xmodal.errors import DataError
 from xmodal.linalg import EXACT, cca_solution, fix_signs
-from xmodal.linear.closed_form import ClosedForm, Projection
+from xmodal.linear.closed_form import ClosedForm
+from xmodal.linear.projection import Projection
 from xmodal.linear.sums import ViewStatistics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,23 +18,22 @@ from xmodal.data.batches import lone_batches, pair_batches
 from xmodal.data.checks import check_finite
 from xmodal.data.pairs import PairSplit
 from xmodal.errors import CheckpointError, DataError
-from xmodal.linear.inputs import Rows, block_rows, checked_table, is_read_by_blocks, lone_blocks, paired_blocks
+from xmodal.linear.inputs import (
+    Rows,
+    block_rows,
+    checked_table,
+    flat_items,
+    is_read_by_blocks,
+    lone_blocks,
+    paired_blocks,
+)
+from xmodal.linear.projection import Projection
 from xmodal.linear.sums import PairSums, ViewStatistics
 
 Self = TypeVar("Self", bound="ClosedForm")
 Pairs = Iterable[tuple[Tensor, Tensor]]
 #: Pairs that are read from a split at a time.
 FIT_BATCH = 1000
-
-
-class Projection(NamedTuple):
-    """What was fitted: ``z1 = (x − mean1) U``, ``z2 = (y − mean2) V``; float64."""
-
-    mean1: Tensor  #: (q1,)
-    mean2: Tensor  #: (q2,)
-    U: Tensor  #: (q1, k)
-    V: Tensor  #: (q2, k)
-    correlations: Tensor  #: (k,) of the fitted pairs, as the method regularises them
 
 
 class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -201,10 +200,10 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             yield flat(items)
 
     def _flat1(self, x: Tensor) -> Tensor:
-        return _flat("view1", x, getattr(self, "n_features_in_", None))
+        return flat_items("view1", x, getattr(self, "n_features_in_", None))
 
     def _flat2(self, y: Tensor) -> Tensor:
-        return _flat("view2", y, getattr(self, "n_features2_in_", None))
+        return flat_items("view2", y, getattr(self, "n_features2_in_", None))
 
     def fit_split(self: Self, split: PairSplit, *, seed: int = 0, progress: Callable[[int], None] | None = None
                   ) -> Self:
@@ -348,26 +347,12 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             CheckpointError: it is not that.
         """
-        for name, ndim in zip(Projection._fields, (1, 1, 2, 2, 1), strict=True):
-            if name not in tensors:
-                raise CheckpointError(f"{type(self).__name__} has no {name}")
-            tensor = tensors[name]
-            real = isinstance(tensor, Tensor) and tensor.is_floating_point()
-            if not real or tensor.ndim != ndim or len(tensor) == 0:
-                raise CheckpointError(f"{name} of {type(self).__name__} must be a real tensor of {ndim} "
-                                      f"dimension{'s'[:ndim - 1]}")
+        found = Projection.stored(tensors, type(self).__name__, self.n_components)
         unknown = [name for name in tensors if name not in Projection._fields and not self._is_part(name)]
         if unknown:
             raise CheckpointError(f"{type(self).__name__} has nothing by the name of {unknown[0]}")
-        found = Projection(*(tensors[name].double() for name in Projection._fields))
-        d1, d2, k = len(found.mean1), len(found.mean2), len(found.correlations)
-        if self.n_components not in (None, k):
-            raise CheckpointError(f"{k} components were stored, and n_components is {self.n_components}")
-        if found.U.shape != (d1, k) or found.V.shape != (d2, k):
-            raise CheckpointError(f"U {tuple(found.U.shape)} and V {tuple(found.V.shape)} don't fit means of {d1} and "
-                                  f"{d2} values and {k} correlations")
         self._projection, self._sums = found, None
-        self.n_features_in_, self.n_features2_in_ = d1, d2
+        self.n_features_in_, self.n_features2_in_ = len(found.mean1), len(found.mean2)
 
     def _is_part(self, name: str) -> bool:
         """Whether a tensor of this name belongs to the state besides the projection."""
@@ -413,16 +398,5 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().numpy().copy()
-
-
-def _flat(name: str, items: Tensor, width: int | None) -> Tensor:
-    """(n, *shape) to (n, width), any width while none is known.
-
-    Raises:
-        DataError: it has another number of values.
-    """
-    flat = items.flatten(1) if items.ndim > 1 else items[:, None]
-    if flat.shape[1] != (width or flat.shape[1]):
-        raise DataError(f"{name} has items of {flat.shape[1]} values; expected {width}")
-    return flat
+    array: np.ndarray = tensor.cpu().numpy().copy()
+    return array

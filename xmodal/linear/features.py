@@ -135,7 +135,8 @@ def inverse_root(K: Tensor) -> Tensor:
         raise DataError(f"the kernel matrix is not positive semi-definite: eigenvalues from {float(values[0]):.3g} to "
                         f"{largest:.3g}")
     kept = values > _LEAST_EIGENVALUE * largest
-    return vectors[:, kept] / values[kept].sqrt()
+    scaled: Tensor = vectors[:, kept] / values[kept].sqrt()
+    return scaled
 
 
 def fourier(kernel: Kernel, width: int, n_features: int, generator: torch.Generator) -> FeatureMap:

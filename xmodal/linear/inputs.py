@@ -116,3 +116,15 @@ def lone_blocks(rows: Rows, pairs: np.ndarray | None, column: int) -> Iterator[T
     size = block_rows(rows.width)
     for low in range(0, len(numbers), size):
         yield rows.take(numbers[low:low + size])
+
+
+def flat_items(name: str, items: Tensor, width: int | None) -> Tensor:
+    """(n, *shape) to (n, width), any width while none is known.
+
+    Raises:
+        DataError: it has another number of values.
+    """
+    flat = items.flatten(1) if items.ndim > 1 else items[:, None]
+    if flat.shape[1] != (width or flat.shape[1]):
+        raise DataError(f"{name} has items of {flat.shape[1]} values; expected {width}")
+    return flat

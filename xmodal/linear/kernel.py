@@ -16,9 +16,10 @@ from torch import Tensor
 from xmodal.errors import CheckpointError, DataError, did_you_mean
 from xmodal.linalg import EXACT, LEAST_RIDGE, cca_solution, fix_signs, leading_svd, noise_floor
 from xmodal.linear.cca import check_ridges, components, in_columns, mean_deviation
-from xmodal.linear.closed_form import ClosedForm, Pairs, Projection
+from xmodal.linear.closed_form import ClosedForm, Pairs
 from xmodal.linear.features import KERNELS, FeatureMap, Kernel, fourier, median_gamma, nystroem, precomputed
 from xmodal.linear.inputs import Rows
+from xmodal.linear.projection import Projection
 from xmodal.linear.sums import ViewStatistics
 
 #: The median heuristic looks at so many items.
@@ -318,7 +319,8 @@ def bach_jordan_whitening(C: Tensor, kappa: float) -> Tensor:
     """(q, q) ``W`` with ``W Wᵀ`` the inverse of ``(C + κ/2 I)² C⁻¹``: by eigenvalues of ``C``, ``√λ / (λ + κ/2)``."""
     values, vectors = torch.linalg.eigh(C)
     values = values.clamp(min=0)
-    return vectors * (values.sqrt() / (values + 0.5 * kappa + noise_floor(C, EXACT) + LEAST_RIDGE))
+    W: Tensor = vectors * (values.sqrt() / (values + 0.5 * kappa + noise_floor(C, EXACT) + LEAST_RIDGE))
+    return W
 
 
 def _both(value: Any) -> tuple[Any, Any]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from xmodal.errors import CheckpointError, DataError
 from xmodal.linalg import fix_signs, leading_svd
 from xmodal.linear.cca import components, in_columns
-from xmodal.linear.closed_form import ClosedForm, Pairs, Projection
+from xmodal.linear.closed_form import ClosedForm, Pairs
+from xmodal.linear.projection import Projection
 from xmodal.linear.sums import PairSums, ViewStatistics
 
 
