@@ -43,8 +43,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     *As a scikit-learn estimator* on arrays: ``fit(X, Y)``, ``partial_fit``, ``transform``, ``score``, in pipelines and
     grid searches. View 2 takes the place of ``y``, and ``fit_transform(X, Y)`` returns the coordinates of ``X`` alone,
-    which is what a pipeline hands on. Inheritance is how scikit-learn shares its interface, so this is the one base
-    class of the toolkit.
+    which is what a pipeline hands on. Inheritance is how scikit-learn shares its interface, so this is a base class.
 
     *As a model of the toolkit* on tensors: ``fit_split``, ``fit_batches``, ``embed_view1``, ``embed_view2``,
     ``state_dict``. It is what ``build_model`` of a model file returns whose ``build_objective`` is None.
