@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from xmodal import errors
 from xmodal.cli.common import command_parser, pick_device, run_command, run_folder
 from xmodal.errors import DataError, ExperimentError, did_you_mean
 
@@ -21,12 +22,15 @@ from xmodal.errors import DataError, ExperimentError, did_you_mean
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "error: out of memory\n"),
 ])
 def test_users_errors_are_one_line(error, code, said, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # a broken pipe replaces it
+    own = sys.stdout
+    monkeypatch.setattr(sys, "stdout", own)  # a broken pipe replaces it
 
     def body() -> int:
         raise error
 
     assert run_command(body, debug=False) == code
+    if sys.stdout is not own:
+        sys.stdout.close()
     assert capsys.readouterr().err == said
 
 
@@ -89,3 +93,21 @@ def test_did_you_mean():
     assert did_you_mean("digit", ["digits", "iapr"]) == "did you mean digits?"
     assert did_you_mean("zzz", [f"a{i:03}" for i in range(41)]).endswith("a038, a039, ... (41)")
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
+
+
+def test_did_you_mean_knows_names_by_their_parts():
+    assert did_you_mean("minst", ["audio_score", "icons", "mnist_halves", "mnist_label", "mnist_twins"]) == \
+        "did you mean mnist_twins or mnist_label or mnist_halves?"
+    assert did_you_mean("halfs", ["icons", "mnist_halves"]) == "did you mean mnist_halves?"
+    assert did_you_mean("mnist_halfs", ["mnist_label", "mnist_halves"]).startswith("did you mean mnist_halves or")
+
+
+def test_did_you_mean_looks_at_few_of_many_names(monkeypatch):
+    compared = []
+    ratio = errors.difflib.SequenceMatcher.real_quick_ratio
+    monkeypatch.setattr(errors.difflib.SequenceMatcher, "real_quick_ratio",
+                        lambda self: compared.append(self.a) or ratio(self))
+    ids = [f"image{i:06}" for i in range(30_000)]
+    assert did_you_mean("image01234", ids).startswith("did you mean image01")
+    assert did_you_mean("zebra", ids).endswith(", ... (30,000)") and did_you_mean("0", ids).startswith("known: ")
+    assert len(set(compared)) <= 3 * 2000

@@ -322,9 +322,10 @@ GOOD: dict[str, Any] = {"z1": torch.ones(2, 3), "z2": torch.ones(3, 3), "groups1
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"z1": torch.ones(2, 4)}, "different dimension: 4 and 3"),
-    ({"groups1": "abc"}, "groups1: expected one group per item, 2 of them, got 3"),
-    ({"groups2": np.zeros(2)}, "groups2: expected one group per item, 3 of them, got 2"),
+    ({"groups1": "abc"}, r"groups1: expected one per item, shape \(2,\), got \(3,\)"),
+    ({"groups2": np.zeros(2)}, r"groups2: expected one per item, shape \(3,\), got \(2,\)"),
     ({"groups1": "xy"}, "no group of view 1 is in view 2"),
+    ({"groups1": [1, 2]}, "groups1 and groups2: expected numbers or texts, got some of each"),
     ({"places1": [0]}, r"places1: expected one place per item, shape \(2,\), got \(1,\)"),
     ({"places2": [0, math.nan, 1]}, "places2: expected finite numbers, got nan for item 1"),
     ({"votes": 0}, "votes: expected a whole number from 1, got 0"), ({"votes": 1.5}, "votes: expected a whole"),
@@ -481,7 +482,7 @@ def test_command_prints_the_block_and_keeps_the_numbers(trained: Path, capsys: p
     assert printed["groups"]["V1_to_V2"]["located"] == kept["groups"]["V1_to_V2"]["located"]
     assert run_eval.main(arguments) == 0
     assert "Retrieval of" not in capsys.readouterr().out
-    assert "groups" not in json.loads((trained / "metrics.json").read_text())
+    assert json.loads((trained / "metrics.json").read_text())["groups"] == printed["groups"]
 
 
 def test_command_counts_pairs_as_asked(trained: Path) -> None:

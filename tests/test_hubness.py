@@ -38,6 +38,20 @@ def test_skewness_is_scipys(counts):
     assert skewness(counts) == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_spread_by_counting():
+    """Of six items two are the only neighbours of anything: one of all five queries, one of three."""
+    gallery = torch.eye(6)
+    queries = torch.zeros(5, 6)
+    queries[:, 0], queries[:, 1] = 2.0, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
+    queries[3, 2] = queries[4, 3] = 1.0
+    pairs = torch.arange(5).unsqueeze(1).expand(5, 2)
+    found = hubness(queries, gallery, pairs, k=2)["V1_to_V2"]["plain"]
+    assert found["largest"] == pytest.approx(100.0) and found["never"] == pytest.approx(100 * 2 / 6)
+    assert found["skew"] == pytest.approx(float(stats.skew([5, 3, 1, 1, 0, 0])))
+    assert hubness(queries, gallery, pairs, k=1)["V1_to_V2"]["plain"]["never"] == pytest.approx(100 * 5 / 6)
+    assert hubness(gallery[:2], gallery, torch.tensor([[0, 0], [1, 1]]), k=1)["V1_to_V2"]["plain"]["largest"] == 50.0
+
+
 def test_csls_is_its_formula():
     z1, z2 = views(60)
     cosines = (normalize(z1) @ normalize(z2).T).double()

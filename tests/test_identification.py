@@ -199,6 +199,44 @@ def test_an_only_item_of_its_class_is_unknown_without_itself():
     assert np.isnan(alone["auc"]) and np.isnan(alone["identified"])    # nothing left that anything could be told by
 
 
+def test_open_sets_without_known_or_unknown_queries_have_no_area():
+    """All queries are of one class of two: in each draw they are all known, or none of them is."""
+    z, labels = classes(40, 2, noise=0.1, seed=1)
+    found = open_set(z[labels == 0], z, labels[labels == 0], labels, draws=20)
+    assert np.isnan(found["auc"]) and np.isnan(found["dir@10%"]) and found["identified"] == 100.0
+
+
+def test_as_many_false_alarms_as_there_are_strangers_are_no_threshold():
+    (queries, asked), (gallery, known) = classes(200, 4, noise=2.0, seed=1), classes(90, 4, noise=2.0, seed=2)
+    found = open_set(queries, gallery, asked, known, alarms=(1.0,))
+    assert found["dir@100%"] == found["identified"] < 100
+
+
+@pytest.mark.parametrize("options", [{"draws": 0}, {"share": 0.0}, {"share": 1.0}])
+def test_open_sets_of_nothing_are_refused(options):
+    z, labels = classes(20)
+    with pytest.raises(DataError, match="expected a share between 0 and 1 and at least 1 draw"):
+        open_set(z, z, labels, labels, **options)
+
+
+# -- all of them ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_identification_is_its_parts(owned):
+    """Few shots are of the queries' classes alone; the seed and the owners go to all that draw or leave out."""
+    (queries, asked), (gallery, known) = classes(60, 3, seed=1), classes(90, 6, seed=2)
+    owners = (np.arange(60) % 7, np.arange(90) % 9) if owned else None
+    found = identification(queries, gallery, asked, known, seed=4, owners=owners)
+    shown = known < 3
+    few = (owners[0], owners[1][shown]) if owners is not None else None
+    expected = {**neighbour_accuracy(queries, gallery, asked, known, owners=owners),
+                **few_shot_accuracy(queries, gallery[torch.from_numpy(shown)], asked, known[shown], seed=4, owners=few),
+                "open_set": open_set(queries, gallery, asked, known, seed=4, owners=owners),
+                "n_queries": 60, "n_gallery": 90, "n_classes": 3}
+    assert to_json(found) == to_json(expected)
+    assert to_json(found) != to_json(identification(queries, gallery, asked, known, seed=5, owners=owners))
+
+
 # -- what does not fit ---------------------------------------------------------------------------------------------
 
 def test_what_does_not_fit_is_refused():

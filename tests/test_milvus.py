@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from xmodal.errors import CheckpointError, DataError
+from xmodal.nearest import spread_rows
 from xmodal.search import Gallery
 from xmodal.search.milvus import MilvusGallery, is_milvus
 
@@ -61,6 +63,34 @@ def test_mistakes_are_one_line(views, tmp_path, capfd):
         assert "\n" not in str(failure.value)
     assert len(gallery) == 300
     assert capfd.readouterr().err == ""
+
+
+def test_what_cannot_be_built_leaves_the_old_collection(views, tmp_path):
+    items, queries = views
+    uri = str(tmp_path / "g.db")
+    names = [f"n{row}" for row in range(300)]
+    MilvusGallery.build(items, names, uri=uri, about={"run": "old"})
+    for options, said in (({"ids": [*names[:-1], "a" * 600]}, "ids of 1 to 512 bytes"),
+                          ({"ids": [*names[:-1], ""]}, "ids of 1 to 512 bytes"),
+                          ({"ids": [*names[:-1], "\ud800"]}, "bytes of UTF-8"),
+                          ({"captions": ["a"]}, "captions: expected one for each of 300 items, got 1"),
+                          ({"queries": queries[:, :5]}, "embeddings have 8 values, queries 5")):
+        with pytest.raises(DataError, match=said):
+            MilvusGallery.build(items, uri=uri, **options)
+        kept = MilvusGallery.load(uri)
+        assert len(kept) == 300 and kept.about == {"run": "old"} and kept.query(items[7], 1).ids == [["n7"]]
+
+
+def test_the_bank_is_spread_over_all_queries_and_ids_are_looked_up_at_once(tmp_path, monkeypatch):
+    queries = torch.randn(1500, 4, generator=torch.Generator().manual_seed(0))
+    uri = str(tmp_path / "g.db")
+    gallery = MilvusGallery.build(queries[:60], uri=uri, queries=queries, correction="csls")
+    assert gallery._bank is not None and len(gallery._bank) == 1000
+    torch.testing.assert_close(gallery._bank, normalize(queries)[spread_rows(1500, 1000)])
+    asked, known = [], MilvusGallery._known
+    monkeypatch.setattr(MilvusGallery, "_known", lambda self, names: asked.append(names) or known(self, names))
+    gallery.remove(str(row) for row in range(50))
+    assert len(asked) == 1 and len(gallery) == 10
 
 
 def test_an_address_that_does_not_answer_is_told():

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from xmodal import nearest as module
-from xmodal.nearest import first_largest, nearest
+from xmodal.nearest import first_largest, nearest, spread_rows
 
 
 def slowly(queries: Tensor, gallery: Tensor, k: int, allowed: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -88,3 +88,17 @@ def test_the_first_of_equal_scores():
     found = first_largest(scores, 2)
     assert found.rows.tolist() == [[1, 2], [0, 1], [0, 1]]
     assert found.scores.tolist() == [[2, 2], [0, 0], [5, 4]]
+
+
+@pytest.mark.parametrize(("n", "most", "rows"), [
+    (0, 5, []), (1, 5, [0]), (5, 0, []), (5, 1, [0]), (5, 9, [0, 1, 2, 3, 4]), (10, 4, [0, 3, 6, 9]),
+    (12, 4, [0, 3, 7, 11]),
+])
+def test_rows_are_spread_evenly(n, most, rows):
+    assert spread_rows(n, most).tolist() == rows
+
+
+@pytest.mark.parametrize("n", [2**24 + 4, 3 * 10**9, 10**12])
+def test_spread_rows_are_rows_of_the_largest_arrays(n):
+    rows = spread_rows(n, 1001)
+    assert rows.tolist() == [i * (n - 1) // 1000 for i in range(1001)]

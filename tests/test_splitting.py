@@ -3,10 +3,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xmodal.data.splitting import split_groups
+from xmodal.data import PairedData, PairSplit
+from xmodal.data.splitting import split_groups, split_table
 
 
 def components(keys: list[list[int]]) -> list[set[int]]:
@@ -59,3 +61,64 @@ def test_the_smallest_groups_may_exceed_the_shares():
 
 def test_items_without_keys_stand_alone():
     assert np.bincount(split_groups([[] for _ in range(30)])).tolist() == [24, 3, 3]
+
+
+# -- tables without pairs --------------------------------------------------------------------------------------------
+
+def drawn(n: int, width: int = 4, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+
+
+def sides_of(data: PairedData, view: int) -> dict[bytes, set[str]]:
+    """In which splits each distinct item is."""
+    found: dict[bytes, set[str]] = {}
+    for split in data.splits():
+        for item in (split.view1, split.view2)[view]:
+            found.setdefault(item.numpy().tobytes(), set()).add(split.name)
+    return found
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_captions_that_are_rows_beside_their_picture_stay_with_it(view):
+    views = [drawn(40)[torch.arange(200) // 5], drawn(200, seed=1)]
+    data = split_table(PairSplit("toy", *(views if view == 0 else views[::-1])), "toy")
+    assert [split.n_pairs for split in data.splits()] == [160, 20, 20]
+    assert all(len(where) == 1 for where in sides_of(data, view).values()) and len(sides_of(data, view)) == 40
+    assert data.note == "split 80/10/10 with seed 23; 40 repeated items kept together"
+
+
+def test_names_of_classes_and_blanks_do_not_pull_whole_classes_to_one_side():
+    pictures, classes = drawn(300), torch.arange(300) % 10
+    names = torch.eye(10)[classes]
+    data = split_table(PairSplit("toy", pictures, names), "toy")
+    assert [split.n_pairs for split in data.splits()] == [240, 30, 30]
+    assert len(data.test.view2.unique(dim=0)) > 7
+    assert data.note.endswith("; 10 repeated too often for that, on several sides")
+    alone = split_table(PairSplit("toy", pictures, drawn(300, seed=1)), "toy")
+    assert torch.equal(data.test.view1, alone.test.view1)  # as if nothing was repeated
+    blank = torch.where(torch.arange(300)[:, None] < 50, 0.0, drawn(125, seed=2)[(torch.arange(300) - 50) // 2 % 125])
+    mixed = split_table(PairSplit("toy", pictures, blank), "toy")
+    assert sum(len(where) > 1 for where in sides_of(mixed, 1).values()) == 1
+    assert mixed.note.endswith("; 125 repeated items kept together; 1 repeated too often for that, on several sides")
+
+
+def test_the_view_that_repeats_more_is_kept_whole_where_both_link_everything():
+    pictures = drawn(60)[torch.arange(300) // 5]
+    of_others = torch.randint(150, (300,), generator=torch.Generator().manual_seed(2))
+    common = drawn(150, seed=1)[of_others]      # most captions of a picture are another one's as well
+    data = split_table(PairSplit("toy", pictures, common), "toy")
+    assert min(split.n_pairs for split in data.splits()) >= 15
+    kept = [all(len(where) == 1 for where in sides_of(data, view).values()) for view in (0, 1)]
+    assert kept == [True, False] and "60 repeated items kept together" in data.note
+
+
+@given(st.integers(10, 80), st.integers(1, 90), st.integers(1, 90), st.integers(0, 1000))
+def test_any_repeats_are_split_and_told(n, distinct1, distinct2, seed):
+    rng = np.random.default_rng(seed)
+    views = [torch.arange(100.0)[torch.from_numpy(rng.integers(distinct, size=n))][:, None]
+             for distinct in (distinct1, distinct2)]
+    data = split_table(PairSplit("toy", *views), "toy")
+    assert sorted(torch.cat([split.view1 for split in data.splits()]).tolist()) == sorted(views[0].tolist())
+    assert all(split.n_pairs >= 1 for split in data.splits())
+    apart = sum(len(where) > 1 for view in (0, 1) for where in sides_of(data, view).values())
+    assert (f"; {apart} repeated too often" in data.note) == (apart > 0)

@@ -91,9 +91,30 @@ def test_constant_embeddings_give_the_share_of_the_largest_class(value: float) -
 
 def test_a_class_that_is_in_one_fold_only_is_never_found() -> None:
     one, two, labels = noisy_classes(50, noise=0.01)
-    labels[:10] = 9
-    one[:10], two[:10] = one[:10] + 50, two[:10] + 50
-    assert transfer_accuracy(one, two, labels).accuracy == 80.0
+    labels[:8] = 9      # of 8 items one is not surprised, see below
+    one[:8], two[:8] = one[:8] + 50, two[:8] + 50
+    assert transfer_accuracy(one, two, labels).accuracy == pytest.approx(84)
+
+
+def test_items_sorted_by_class_are_told_and_rare_classes_are_not() -> None:
+    labels = torch.arange(200) // 20
+    one = two = torch.eye(10)[labels]
+    with pytest.raises(DataError, match=r"10 of 10 classes lie wholly within one of the 5 folds, .* by class; shuffle"):
+        transfer_accuracy(one, two, labels)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    assert transfer_accuracy(one[order], two[order], labels[order]).accuracy == 100
+    sets = np.repeat(np.arange(10), 6)      # two classes a fold
+    items = np.repeat(np.arange(60), 3)     # of which each has three rows
+    with pytest.raises(DataError, match="10 of 10 classes"):
+        transfer_folds(sets[items], 5, items)
+    common = np.arange(200) % 2
+    one_more = np.where(np.arange(200) // 10 == 3, 2, common)       # a class of 10 items in a row
+    with pytest.raises(DataError, match="1 of 3 classes"):
+        transfer_folds(one_more)
+    rare = np.where(np.arange(200) < 80, np.arange(200) // 4 + 2, common)     # 20 classes of 4 items in a row
+    few = np.where(np.arange(200) // 5 == 3, 2, common)                       # one of 5
+    for fine in (rare, few, np.arange(200), np.random.default_rng(0).permutation(np.arange(200) // 5)):
+        assert len(transfer_folds(fine)) == 5
 
 
 def test_any_labels_and_float_width_and_no_global_random_state() -> None:
@@ -133,9 +154,9 @@ def test_fits_that_did_not_converge_are_counted_and_silent() -> None:
     ((torch.ones(9, 2), torch.ones(9, 3), [0, 1] * 4 + [0]), "the same space"),
     ((torch.ones(9), torch.ones(9), [0, 1] * 4 + [0]), r"train: .*shape \(n, d\)"),
     ((torch.ones(0, 2), torch.ones(0, 2), []), "at least 1, got"),
-    ((torch.ones(9, 2), torch.ones(9, 2), [0, 1]), r"labels: expected one per row, shape \(9,\), got \(2,\)"),
+    ((torch.ones(9, 2), torch.ones(9, 2), [0, 1]), r"labels: expected one per item, shape \(9,\), got \(2,\)"),
     ((torch.ones(9, 2), torch.ones(9, 2), [[0, 1]] * 9), r"labels: .* got \(9, 2\)"),
-    ((torch.ones(9, 2), torch.ones(9, 2), [0, 1] * 4 + [0], 5, [1, 2]), "groups: expected one per row"),
+    ((torch.ones(9, 2), torch.ones(9, 2), [0, 1] * 4 + [0], 5, [1, 2]), "groups: expected one per item"),
 ])
 def test_bad_input_is_told(arguments: tuple, message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -321,7 +342,7 @@ def test_command_prints_the_block_and_keeps_the_numbers(trained: Path, capsys: p
     assert printed == json.loads((trained / "metrics.json").read_text()) == kept
     assert run_eval.main(arguments) == 0
     assert "Transfer" not in capsys.readouterr().out
-    assert "transfer" not in json.loads((trained / "metrics.json").read_text())
+    assert json.loads((trained / "metrics.json").read_text()) == kept
 
 
 def test_command_counts_pairs_as_asked(trained: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 from sklearn.metrics import roc_auc_score
 
 from xmodal.cli import run_eval, run_train
@@ -48,6 +48,37 @@ def test_no_threshold_is_better_than_the_best(matching, others):
 
     best = accuracy(best_threshold(matching, others))
     assert all(best >= accuracy(threshold) - 1e-9 for threshold in np.linspace(-1, 1, 41))
+
+
+@pytest.mark.parametrize(("matching", "others", "threshold"), [
+    ([0.9, 0.8, 0.3], [0.5, 0.1], 0.65),                # halfway to what is no longer accepted
+    ([0.9, 0.4], [0.2], 0.3),
+    ([0.9, 0.2], [0.5, 0.1, 0.0, -0.3], 0.15),
+    ([0.3, 0.2], [0.2, 0.3], math.nextafter(0.3, 1)),   # nothing tells them apart: accept none
+    ([0.1], [0.7, 0.1], math.nextafter(0.7, 1)),
+    ([0.5], [0.5], math.nextafter(0.5, 1))])
+def test_the_best_threshold_by_hand(matching, others, threshold):
+    assert best_threshold(matching, others) == pytest.approx(threshold, abs=1e-12)
+
+
+@pytest.mark.parametrize(("matching", "others", "rate"), [
+    ([0.9, 0.8], [0.5, 0.1], 0.0),
+    ([0.9, 0.4], [0.6, 0.1], 0.5),                              # at 0.6 both are a half
+    ([0.9, 0.5, 0.5], [0.5, 0.1, 0.05, 0.0], 2 / 11),           # (0, 2/3) to (1/4, 0) meets the diagonal
+    ([0.9, 0.5, 0.5, 0.5], [0.8, 0.5, 0.1, 0.05], 3 / 8),       # (1/4, 3/4) to (1/2, 0)
+    ([0.2], [0.2], 0.5), ([0.1], [0.2], 1.0)])
+def test_the_equal_error_rate_by_hand(matching, others, rate):
+    assert equal_error_rate(roc(matching, others)) == pytest.approx(rate)
+    assert verification(matching, others)["eer"] == pytest.approx(100 * rate)
+
+
+def test_rates_at_a_threshold_by_hand():
+    """A score at the threshold is accepted: three of four others are, and one of five matching pairs is not."""
+    found = verification([0.9, 0.8, 0.5, 0.7, 0.4], [0.5, 0.6, 0.9, 0.1], 0.5)
+    assert found["threshold"] == 0.5 and (found["n_matching"], found["n_others"]) == (5, 4)
+    assert (found["far"], found["frr"]) == pytest.approx((75.0, 20.0))
+    assert found["accuracy"] == pytest.approx((80 + 25) / 2)
+    assert {"threshold", "accuracy", "far", "frr"}.isdisjoint(verification([0.9], [0.5]))
 
 
 def test_two_normal_distributions():
@@ -151,10 +182,41 @@ def test_everything_is_of_one_class():
         judge_pairs(torch.eye(3), torch.eye(3), classes=(torch.zeros(3), torch.zeros(2)))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 0.9, 0.999])
+def test_random_pairs_are_drawn_evenly_from_what_does_not_match(share, monkeypatch):
+    """However few these are, without looking at the same draws again and again."""
+    monkeypatch.setattr(metric, "BLOCK", 256)  # blocks of 6 rows, the last one of 4
+    n1, n2, count = 40, 38, 30_000
+    keys = torch.randperm(n1 * n2, generator=torch.Generator().manual_seed(1))[:max(1, int(share * n1 * n2))].sort()[0]
+    known = metric._Known(keys, n1, n2, None)
+    looked_at, among = [], metric._Known.among
+    monkeypatch.setattr(metric._Known, "among", lambda self, drawn: looked_at.append(len(drawn)) or among(self, drawn))
+    pairs = metric._random_pairs(known, count, seed=4)
+    counts = torch.bincount(pairs[:, 0] * n2 + pairs[:, 1], minlength=n1 * n2)
+    free = torch.ones(n1 * n2, dtype=torch.bool)
+    free[keys] = False
+    assert not counts[~free].any() and sum(looked_at) <= 8 * count
+    expected = count / int(free.sum())
+    assert float(((counts[free] - expected) ** 2 / expected).sum()) < chi2.isf(1e-4, int(free.sum()) - 1)
+    assert len(counts[free].unique()) > 1 or int(free.sum()) == 1  # drawn, not dealt out
+    assert not torch.equal(pairs, metric._random_pairs(known, count, seed=5))
+    if share < 0.875:  # the draws are those of a generator, less what matches
+        draw = torch.Generator().manual_seed(4)
+        drawn = torch.randint(n1 * n2, (count,), generator=draw)
+        kept = ~torch.isin(drawn, keys)
+        assert torch.equal((pairs[:, 0] * n2 + pairs[:, 1])[kept], drawn[kept])
+
+
 @pytest.mark.parametrize("scores", [[], [math.nan], [math.inf], [[1.0]]])
 def test_scores_that_are_none_are_refused(scores):
     with pytest.raises(DataError, match="expected finite scores of matching pairs"):
         verification(scores, [0.0])
+
+
+def test_refused_scores_say_whose_they_are():
+    for name, scores in (("matching", ([math.nan], [0.0])), ("other", ([0.0], []))):
+        with pytest.raises(DataError, match=f"^expected finite scores of {name} pairs, at least one, got "):
+            roc(*scores)
 
 
 def test_the_command_shows_keeps_and_draws_it(tmp_path, monkeypatch, capsys):

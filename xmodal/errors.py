@@ -5,7 +5,10 @@ with code 2 (``--debug`` shows the traceback).
 """
 from __future__ import annotations
 
+import bisect
 import difflib
+import heapq
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -38,13 +41,36 @@ class ProcessError(XmodalError):
 MOST_NAMES = 40
 
 
+#: Of more names than this only those are compared that stand next to the unknown one, sorted: that begin like it.
+MOST_COMPARED = 2000
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown ``name``: close names, or else all the known ones."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = _close(name, known)
     if close:
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(known[:MOST_NAMES])}" + (f", ... ({len(known):,})" if len(known) > MOST_NAMES else "")
+
+
+def _close(name: str, known: list[str]) -> list[str]:
+    """At most three names that are like ``name``, or of which a part is, such as ``mnist`` of ``mnist_halves``."""
+    at, half = bisect.bisect_left(known, name), MOST_COMPARED // 2
+    likeness = difflib.SequenceMatcher()
+    likeness.set_seq2(name)
+
+    def like(text: str, least: float) -> float:
+        likeness.set_seq1(text)
+        enough = likeness.real_quick_ratio() >= least and likeness.quick_ratio() >= least
+        ratio = likeness.ratio() if enough else 0.0
+        return ratio if ratio >= least else 0.0
+
+    scored = []
+    for other in known[max(0, at - half):at + half]:
+        whole = like(other, 0.5)
+        scored.append((max(whole, *(like(part, 0.7) for part in re.findall(r"[^\W_]+", other))), whole, other))
+    return [other for score, _, other in heapq.nlargest(3, scored) if score]
 
 
 def one_line(error: BaseException) -> str:

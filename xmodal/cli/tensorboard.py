@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class TensorBoardDisplay:
 
     def close(self) -> None:
         self.display.close()
+        if self._events is not None:
+            self._events.close()
 
     def finish(self) -> None:
         """Ends the file; of a run that was finished before, all of it is written now."""
@@ -87,7 +90,8 @@ class _EventFile:
         self._write(summary=summary, step=epoch)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # every write has been flushed; one that a full disk refused has been told
+            self._file.close()
 
     def _write(self, **content: Any) -> None:
         self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())

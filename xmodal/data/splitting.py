@@ -1,6 +1,7 @@
 """Cutting one table of pairs into train, valid and test so that no item is on two sides."""
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
@@ -9,10 +10,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from xmodal.data.pairs import PairedData, PairSplit
+from xmodal.data.pairs import PairedData, PairSplit, View
 from xmodal.errors import DataError
 
 SPLIT_SEED = 23
+#: Items of a table without pairs that have more rows than this don't stay on one side.
+MOST_REPEATS = 20
+ROWS_AT_ONCE = 1 << 12
 
 
 def split_table(table: PairSplit, name: str, seed: int = SPLIT_SEED) -> PairedData:
@@ -22,26 +26,28 @@ def split_table(table: PairSplit, name: str, seed: int = SPLIT_SEED) -> PairedDa
     so that no item of either view is in two splits; the sizes are then as near as whole groups allow, and items
     without a partner are dropped.
 
+    Without one, equal rows of a view are one item, such as a picture that stands beside each of its five captions, and
+    stay together likewise. Items of more than ``MOST_REPEATS`` rows (of more than a twentieth of a small table) do not:
+    these are names of classes or blanks, and whole classes would be missing from training. Nor do those of a view
+    that so links nearly everything with everything that less than half its share is left for a side. The note says how
+    many were kept together, and how many are on several sides.
+
     Raises:
         DataError: fewer than 10 pairs, or too few groups to fill three splits.
     """
     if table.n_pairs < 10:
         raise DataError(f"{name}: {table.n_pairs} pairs are too few to split 80/10/10; give at least 10, or arrays "
                         "train_view1, train_view2, valid_view1, ...")
-    rng = np.random.RandomState(seed)  # the legacy generator: its streams never change between NumPy versions
     if table.pairs is None:
-        order = rng.permutation(table.n_pairs)
-        held_out = table.n_pairs // 10
-        parts = [order[2 * held_out:], order[:held_out], order[held_out:2 * held_out]]
-        dropped = 0
+        parts, remark = _split_rows(table, seed)
     else:
-        parts = _split_groups(table.pairs, len(table.view1), len(table.view2), rng, name)
+        parts = _split_linked(table.pairs.numpy(), seed, name)
         dropped = sum(count - len(torch.unique(table.pairs[:, column]))
                       for column, count in ((0, len(table.view1)), (1, len(table.view2))))
+        remark = f"; {dropped:,} items without a partner dropped" if dropped else ""
     train, valid, test = (table.select(torch.from_numpy(np.sort(rows)), split)
                           for rows, split in zip(parts, ("train", "valid", "test"), strict=True))
-    note = f"split 80/10/10 with seed {seed}" + (f"; {dropped:,} items without a partner dropped" if dropped else "")
-    return PairedData(name, train, valid, test, split_seed=seed, note=note)
+    return PairedData(name, train, valid, test, split_seed=seed, note=f"split 80/10/10 with seed {seed}{remark}")
 
 
 def split_groups(keys: Sequence[Iterable[Hashable]], shares: tuple[float, float] = (0.1, 0.1),
@@ -87,16 +93,61 @@ def _sides(sizes: np.ndarray, targets: tuple[int, int], rng: np.random.RandomSta
     return side
 
 
-def _split_groups(pairs: Tensor, n1: int, n2: int, rng: np.random.RandomState, name: str) -> list[np.ndarray]:
-    """Rows of the pair table for train, valid, test; each group of pairs that share items stays whole."""
-    left, right = pairs[:, 0].numpy(), pairs[:, 1].numpy() + n1
-    graph = coo_array((np.ones(len(pairs), dtype=np.int8), (left, right)), shape=(n1 + n2, n1 + n2))
-    _, component = connected_components(graph, directed=False)
-    _, group, sizes = np.unique(component[left], return_inverse=True, return_counts=True)
-    target = max(len(pairs) // 10, int(sizes.min()))
-    side = _sides(sizes, (target, target), rng)
-    parts = [np.flatnonzero(side[group] == where) for where in range(3)]
+def _split_linked(links: np.ndarray, seed: int, name: str) -> list[np.ndarray]:
+    """Rows of a pair table (m, 2) for train, valid, test; each group of pairs that share items stays whole."""
+    parts, n_groups = _dealt(links, seed)
     if not all(len(part) for part in parts):
-        raise DataError(f"{name}: its {len(pairs):,} pairs form only {len(sizes)} groups that share no item, too few "
+        raise DataError(f"{name}: its {len(links):,} pairs form only {n_groups} groups that share no item, too few "
                         "to split without an item on two sides; give arrays train_view1, train_view2, ...")
     return parts
+
+
+def _dealt(links: np.ndarray, seed: int) -> tuple[list[np.ndarray], int]:
+    """Rows of (m, 2) numbers of items for train, valid, test, which may be empty, and the number of groups."""
+    left, right = links[:, 0], links[:, 1] + links[:, 0].max() + 1
+    total = int(right.max()) + 1
+    graph = coo_array((np.ones(len(links), dtype=np.int8), (left, right)), shape=(total, total))
+    _, component = connected_components(graph, directed=False)
+    _, group, sizes = np.unique(component[left], return_inverse=True, return_counts=True)
+    target = max(len(links) // 10, int(sizes.min()))
+    side = _sides(sizes, (target, target), np.random.RandomState(seed))
+    return [np.flatnonzero(side[group] == where) for where in range(3)], len(sizes)
+
+
+def _split_rows(table: PairSplit, seed: int) -> tuple[list[np.ndarray], str]:
+    """Rows for train, valid, test, repeated items kept together where that can be, and what is to be said of these."""
+    n = table.n_pairs
+    held_out, alone = n // 10, n + np.arange(n)
+    items = [_numbered(view) for view in (table.view1, table.view2)]
+    times = [np.bincount(item)[item] for item in items]
+    linking = [(count > 1) & (count <= min(MOST_REPEATS, max(2, n // 20))) for count in times]
+    more, less = sorted((0, 1), key=lambda view: -int(linking[view].sum()))
+    for views in ((0, 1), (more,), (less,), ()):
+        kept = [linking[view] & (view in views) for view in (0, 1)]
+        if not np.any(kept):
+            order = np.random.RandomState(seed).permutation(n)
+            parts = [order[2 * held_out:], order[:held_out], order[held_out:2 * held_out]]
+            break
+        links = [np.where(kept[view], items[view], alone) for view in (0, 1)]
+        parts, _ = _dealt(np.stack(links, axis=1), seed)
+        if 2 * min(len(parts[1]), len(parts[2])) >= held_out:
+            break
+    side = np.zeros(n, dtype=np.int64)
+    for where, part in enumerate(parts):
+        side[part] = where
+    together = sum(len(np.unique(item[which])) for item, which in zip(items, kept, strict=True))
+    apart = sum(int((np.bincount(np.unique(3 * item + side) // 3) > 1).sum()) for item in items)
+    return parts, (f"; {together:,} repeated item{'s' * (together > 1)} kept together" if together else "") + \
+        (f"; {apart:,} repeated too often for that, on several sides" if apart else "")
+
+
+def _numbered(view: View) -> np.ndarray:
+    """(n,) int64: a number for each item, the same for equal ones, in the order in which they come."""
+    numbers: dict[bytes, int] = {}
+    found = np.empty(len(view), dtype=np.int64)
+    for start in range(0, len(view), ROWS_AT_ONCE):
+        rows = torch.arange(start, min(start + ROWS_AT_ONCE, len(view)))
+        block = (view[rows] if isinstance(view, Tensor) else view.gather(rows)).flatten(1).numpy() + 0.0  # −0 is 0
+        for row, item in enumerate(block, start):
+            found[row] = numbers.setdefault(hashlib.blake2b(item, digest_size=16).digest(), len(numbers))
+    return found

@@ -9,6 +9,7 @@ from xmodal.data import PairedData
 from xmodal.evaluator.embedding import TwoViewModel, chosen_split, embed
 from xmodal.metrics import DIRECTIONS, hubness
 from xmodal.metrics.hubness import CORRECTIONS
+from xmodal.nearest import spread_rows
 
 #: Training pairs whose embeddings stand for queries to come, when hubs are corrected for.
 HUB_BANK = 10_000
@@ -30,8 +31,8 @@ def find_hubs(model: TwoViewModel, data: PairedData, split: str = "test", *, n_t
     """
     chosen = chosen_split(data, split, n_test)
     z1, z2 = embed(model, chosen, device=device, precision=precision)
-    spread = torch.linspace(0, len(data.train) - 1, min(HUB_BANK, len(data.train))).long()
-    banks = embed(model, data.train.select(spread), device=device, precision=precision)
+    bank = data.train.select(spread_rows(len(data.train), HUB_BANK))
+    banks = embed(model, bank, device=device, precision=precision)
     trained, together = hubness(z1, z2, chosen.pairs, *banks), hubness(z1, z2, chosen.pairs)
     found = {}
     for direction in DIRECTIONS:

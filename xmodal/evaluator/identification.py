@@ -12,6 +12,7 @@ from xmodal.errors import DataError
 from xmodal.evaluator.embedding import TwoViewModel, chosen_split, embed
 from xmodal.evaluator.partners import partners_of
 from xmodal.metrics import DIRECTIONS, identification, retrieval_metrics, within_metrics
+from xmodal.nearest import spread_rows
 
 #: Training pairs whose items are the gallery, at most.
 MOST_KNOWN = 50_000
@@ -59,7 +60,7 @@ def identify(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
     check_identification(asked)
     spread = data.train
     if len(spread) > MOST_KNOWN:
-        spread = spread.select(torch.linspace(0, len(spread) - 1, MOST_KNOWN).long())
+        spread = spread.select(spread_rows(len(spread), MOST_KNOWN))
     trained = split != "train" and _covers(spread, asked)
     known, n_pairs = (spread, len(data.train)) if trained else (asked, len(asked))
     embedded = embed(model, asked, device=device, precision=precision)

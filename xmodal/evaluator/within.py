@@ -13,6 +13,7 @@ from xmodal.evaluator.embedding import EMBED_BATCH, TwoViewModel, chosen_split, 
 from xmodal.evaluator.identification import classed_items
 from xmodal.metrics import fit_reductions, within_codes, within_metrics
 from xmodal.metrics.views import make_view
+from xmodal.nearest import spread_rows
 
 #: Training pairs whose items codes are fitted to, at most.
 CODE_BANK = 20_000
@@ -53,12 +54,11 @@ def retrieve_within(model: TwoViewModel, data: PairedData, view: int, split: str
     z = make_view(embed_view(model, chosen, view, device=device, precision=precision), f"view {view}").raw.cpu()[rows]
     raw = torch.cat([items.flatten(1) for items in view_batches(chosen, view, EMBED_BATCH)])[rows]
     reduced = fit_reductions((items.flatten(1) for items in view_batches(data.train, view, EMBED_BATCH)), z.shape[1])
-    items = {"model": z, "pca": (raw.double() - reduced.mean) @ reduced.pca, "lsa": raw.double() @ reduced.lsa,
-             "raw": raw}
+    items = {"model": z, "pca": reduced.by_pca(raw), "lsa": reduced.by_lsa(raw), "raw": raw}
     found = {name: {**within_metrics(values, labels), "size": values.shape[1]} for name, values in items.items()}
     if coders:
-        spread = torch.linspace(0, len(data.train) - 1, min(CODE_BANK, len(data.train))).long()
-        bank = embed_view(model, data.train.select(spread), view, device=device, precision=precision)
+        some = data.train.select(spread_rows(len(data.train), CODE_BANK))
+        bank = embed_view(model, some, view, device=device, precision=precision)
         units = [make_view(values, f"view {view}").unit.cpu() for values in (bank, z)]
         for name, (bits, coder) in coders.items():
             found[name] = {**within_codes(coder(*units), labels), "size": bits}

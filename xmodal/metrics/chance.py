@@ -37,4 +37,5 @@ def chance_recall(matches: Any, n_gallery: int, ks: Sequence[int] | np.ndarray) 
         with np.errstate(divide="ignore"):
             logs = np.log1p(-np.minimum(k / one_after_the_other, 1.0))
         missed[row] = np.exp(np.cumsum(logs)[m - 1])
-    return 100.0 * (1.0 - missed) @ (queries / queries.sum())
+    rates: np.ndarray = 100.0 * (1.0 - missed) @ (queries / queries.sum())
+    return rates

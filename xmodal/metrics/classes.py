@@ -181,7 +181,8 @@ def interpolated_precisions(hits: Hits) -> np.ndarray:
     before = np.cumsum(total) - total
     first = np.searchsorted(np.cumsum(hits.items), before[:, None] + needed)    # entry at which each level is reached
     greatest = np.maximum.reduceat(hits.found / hits.end, first.ravel()).reshape(-1, LEVELS)
-    return np.maximum.accumulate(greatest[:, ::-1], axis=1)[:, ::-1].sum(axis=0)
+    sums: np.ndarray = np.maximum.accumulate(greatest[:, ::-1], axis=1)[:, ::-1].sum(axis=0)
+    return sums
 
 
 def _tied(distances: np.ndarray, at: np.ndarray, position: np.ndarray) -> np.ndarray:

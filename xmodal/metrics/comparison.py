@@ -170,7 +170,8 @@ def _stretched(deviations: np.ndarray, rows: Sequence[_Row]) -> np.ndarray:
     degrees = max(scale**4 / sum(row.seed_variance**2 / row.degrees for row in seeded),
                   min(row.degrees for row in seeded))
     z = np.abs(deviations) / scale
-    return np.sign(deviations) * -special.stdtrit(degrees, special.ndtr(-z)) * scale
+    wider: np.ndarray = np.sign(deviations) * -special.stdtrit(degrees, special.ndtr(-z)) * scale
+    return wider
 
 
 def _bounds(resampled: np.ndarray, level: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ as those without any vote do. So a collapsed model scores chance: every group ge
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from xmodal.errors import DataError
 from xmodal.metrics.bootstrap import rank_statistic
 from xmodal.metrics.classes import BLOCK_VALUES, GRID
 from xmodal.metrics.retrieval import DIRECTIONS
-from xmodal.metrics.views import View, check_views, make_view
+from xmodal.metrics.views import View, check_views, class_codes, make_view
 
 VOTES = 25          # places of a query item's ranking that receive votes
 TOLERANCE = 1.0     # places this far apart count as the same, in the units of the data
@@ -137,7 +137,7 @@ def group_retrieval(z1: Any, z2: Any, groups1: Any, places1: Any, groups2: Any, 
     """
     rule = _check_rule(votes, excerpt, tolerance)
     m1, m2 = check_views(z1, z2)
-    codes1, codes2 = _codes(groups1, groups2, len(m1), len(m2))
+    codes1, codes2 = class_codes(("groups1", groups1, len(m1)), ("groups2", groups2, len(m2)))
     side1 = _Side(make_view(m1, "view 1"), codes1, _places(places1, "places1", len(m1)))
     side2 = _Side(make_view(m2, "view 2"), codes2, _places(places2, "places2", len(m2)))
     if not np.isin(codes1, codes2).any():
@@ -240,7 +240,8 @@ def _modes(steps: np.ndarray, weights: np.ndarray) -> np.ndarray:
     below = (STEPS - steps) * (count[middle] - count[low]) + moment[middle] - moment[low]
     above = (STEPS + steps) * (count[high] - count[middle]) - moment[high] + moment[middle]
     density = below + above
-    return steps[density >= density.max() - SAME_VOTES * STEPS * count[-1]]
+    highest: np.ndarray = steps[density >= density.max() - SAME_VOTES * STEPS * count[-1]]
+    return highest
 
 
 def _middle(places: np.ndarray, excerpt: int | None) -> np.ndarray:
@@ -248,7 +249,8 @@ def _middle(places: np.ndarray, excerpt: int | None) -> np.ndarray:
     if excerpt is None or excerpt >= len(places):
         return np.ones(len(places), dtype=bool)
     start = (len(places) - excerpt) // 2
-    return (places >= places[start]) & (places <= places[start + excerpt - 1])
+    voting: np.ndarray = (places >= places[start]) & (places <= places[start + excerpt - 1])
+    return voting
 
 
 def _check_rule(votes: int, excerpt: int | None, tolerance: float) -> _Rule:
@@ -258,18 +260,6 @@ def _check_rule(votes: int, excerpt: int | None, tolerance: float) -> _Rule:
     if not 0 < tolerance < math.inf:
         raise DataError(f"tolerance: expected a positive number, got {tolerance}")
     return _Rule(int(votes), None if excerpt is None else int(excerpt), float(tolerance))
-
-
-def _codes(groups1: Any, groups2: Any, n1: int, n2: int) -> tuple[np.ndarray, np.ndarray]:
-    """Groups of both views as codes shared by both."""
-    numbers: dict[Any, int] = {}
-    codes = []
-    for name, groups, n in (("groups1", groups1, n1), ("groups2", groups2, n2)):
-        given: Sequence[Any] = groups.tolist() if isinstance(groups, Tensor | np.ndarray) else list(groups)
-        if len(given) != n:
-            raise DataError(f"{name}: expected one group per item, {n} of them, got {len(given)}")
-        codes.append(np.array([numbers.setdefault(group, len(numbers)) for group in given], dtype=np.int64))
-    return codes[0], codes[1]
 
 
 def _places(places: Any, name: str, n: int) -> np.ndarray:

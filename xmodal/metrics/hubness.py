@@ -17,7 +17,7 @@ from torch import Tensor
 from xmodal.errors import DataError, did_you_mean
 from xmodal.metrics.ranks import retrieval_ranks
 from xmodal.metrics.retrieval import DIRECTIONS, rank_metrics
-from xmodal.metrics.views import check_views, make_view
+from xmodal.metrics.views import KS, check_views, make_view
 from xmodal.nearest import TILE_VALUES, nearest
 
 #: Neighbours that count: as the papers on hubs have it, and CSLS.
@@ -112,7 +112,7 @@ def corrected_scores(cosines: Tensor) -> Tensor:
 
 
 def hubness(z1: Any, z2: Any, pairs: Any = None, bank1: Any = None, bank2: Any = None,
-            ks: Sequence[int] = (1, 5, 10, 25), k: int = NEIGHBOURS, beta: float = BETA) -> dict[str, dict[str, Any]]:
+            ks: Sequence[int] = KS, k: int = NEIGHBOURS, beta: float = BETA) -> dict[str, dict[str, Any]]:
     """How strong hubs are, and what is found where their favours are taken off.
 
     Args:

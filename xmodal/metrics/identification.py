@@ -14,7 +14,7 @@ from torch import Tensor
 
 from xmodal.errors import DataError
 from xmodal.metrics.verification import verification
-from xmodal.metrics.views import check_views, make_view
+from xmodal.metrics.views import check_cutoffs, check_views, class_codes, make_view
 from xmodal.nearest import TILE_VALUES, nearest
 
 #: Neighbours that vote, items of each class that are known, and how often these are drawn.
@@ -52,8 +52,9 @@ def neighbour_accuracy(queries: Any, gallery: Any, query_labels: Any, gallery_la
         DataError: shapes, or a number of neighbours, that don't fit.
         NumericalError: NaN or infinite embeddings.
     """
-    if not ks or any(k < 1 or int(k) != k for k in ks):
-        raise DataError(f"ks: expected whole numbers from 1, got {tuple(ks)}")
+    if not ks:
+        raise DataError("ks: expected whole numbers from 1, got none")
+    check_cutoffs(ks)
     sides = _check(queries, gallery, query_labels, gallery_labels, owners)
     own = 0 if sides.owners is None else int(np.unique(sides.owners, return_counts=True)[1].max())
     most = min(max(ks) + own, len(sides.gallery))
@@ -106,8 +107,8 @@ def few_shot_accuracy(queries: Any, gallery: Any, query_labels: Any, gallery_lab
         DataError: shapes or numbers that don't fit.
         NumericalError: NaN or infinite embeddings.
     """
-    if draws < 1 or any(m < 1 or int(m) != m for m in shots):
-        raise DataError(f"shots and draws: expected whole numbers from 1, got {tuple(shots)} and {draws}")
+    check_cutoffs(shots, "shots")
+    check_cutoffs([draws], "draws")
     sides = _check(queries, gallery, query_labels, gallery_labels, owners)
     present, at = np.unique(sides.classes, return_inverse=True)
     result: dict[str, float] = {}
@@ -244,17 +245,7 @@ def _over_draws(key: str, values: Sequence[float]) -> dict[str, float]:
 def _check(queries: Any, gallery: Any, query_labels: Any, gallery_labels: Any, owners: tuple[Any, Any] | None
            ) -> _Sides:
     asked, items = check_views(queries, gallery)
-    arrays = [_numbers(values, len(z), name) for values, z, name in
-              ((query_labels, asked, "query labels"), (gallery_labels, items, "gallery labels"))]
-    codes = np.unique(np.concatenate(arrays), return_inverse=True)[1].reshape(-1)
+    classes = class_codes(("query labels", query_labels, len(asked)), ("gallery labels", gallery_labels, len(items)))
     own = (None, None) if owners is None else \
-        tuple(_numbers(values, len(z), "owners") for values, z in zip(owners, (asked, items), strict=True))
-    return _Sides(make_view(asked, "queries").unit.cpu(), make_view(items, "gallery").unit.cpu(), codes[:len(asked)],
-                  codes[len(asked):], own[0], own[1])
-
-
-def _numbers(values: Any, n: int, name: str) -> np.ndarray:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.shape != (n,):
-        raise DataError(f"{name}: expected one per item, shape ({n},), got {array.shape}")
-    return array
+        class_codes(("owners", owners[0], len(asked)), ("owners", owners[1], len(items)))
+    return _Sides(make_view(asked, "queries").unit.cpu(), make_view(items, "gallery").unit.cpu(), *classes, *own)

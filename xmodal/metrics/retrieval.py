@@ -10,7 +10,7 @@ from torch import Tensor
 from xmodal.errors import DataError, did_you_mean
 from xmodal.metrics.classes import class_metrics
 from xmodal.metrics.ranks import Ranks, ranks_of_views
-from xmodal.metrics.views import check_pairs, check_views, exact_scores, make_view
+from xmodal.metrics.views import KS, check_cutoffs, check_pairs, check_views, class_codes, exact_scores, make_view
 
 DIRECTIONS = ("V1_to_V2", "V2_to_V1")
 
@@ -25,7 +25,7 @@ class Primary(NamedTuple):
 PRIMARY = Primary("mrr", True)
 
 
-def retrieval_metrics(z1: Any, z2: Any, pairs: Any = None, ks: Sequence[int] = (1, 5, 10, 25),
+def retrieval_metrics(z1: Any, z2: Any, pairs: Any = None, ks: Sequence[int] = KS,
                       labels1: Any = None, labels2: Any = None, *, ranks: Ranks | None = None,
                       shared: bool = False) -> dict[str, dict[str, float]]:
     """``{"V1_to_V2": {...}, "V2_to_V1": {...}}`` by cosine similarity.
@@ -51,11 +51,12 @@ def retrieval_metrics(z1: Any, z2: Any, pairs: Any = None, ks: Sequence[int] = (
         DataError: shapes, pairs, labels or cut-offs that don't fit.
         NumericalError: NaN or infinite embeddings.
     """
-    if any(k < 1 or int(k) != k for k in ks):
-        raise DataError(f"ks: expected whole numbers from 1, got {tuple(ks)}")
+    check_cutoffs(ks)
+    if (labels1 is None) != (labels2 is None):
+        raise DataError("labels: give both labels1 and labels2, or neither")
     m1, m2 = check_views(z1, z2)
     table = check_pairs(pairs, len(m1), len(m2), m1.device)
-    labels = _check_labels(labels1, labels2, len(m1), len(m2))
+    labels = None if labels1 is None else class_codes(("labels1", labels1, len(m1)), ("labels2", labels2, len(m2)))
     view1, view2 = make_view(m1, "view 1"), make_view(m2, "view 2")
     scores = exact_scores(view1, view2, table)
     if ranks is None:
@@ -64,12 +65,12 @@ def retrieval_metrics(z1: Any, z2: Any, pairs: Any = None, ks: Sequence[int] = (
     result = {direction: {**rank_metrics(ranks, direction, ks), **distances, "n_gallery": gallery}
               for direction, gallery in zip(DIRECTIONS, (len(m2), len(m1)), strict=True)}
     if labels is not None:
-        result["V1_to_V2"].update(class_metrics(view1, view2, *labels, ks))
-        result["V2_to_V1"].update(class_metrics(view2, view1, *labels[::-1], ks))
+        result["V1_to_V2"].update(class_metrics(view1, view2, labels[0], labels[1], ks))
+        result["V2_to_V1"].update(class_metrics(view2, view1, labels[1], labels[0], ks))
     return result
 
 
-def rank_metrics(ranks: Ranks, direction: str, ks: Sequence[int] = (1, 5, 10, 25)) -> dict[str, float]:
+def rank_metrics(ranks: Ranks, direction: str, ks: Sequence[int] = KS) -> dict[str, float]:
     """What follows from the ranks of one direction alone: hit rates, median and mean rank, MRR, tied queries."""
     if direction not in DIRECTIONS:
         raise DataError(f"direction {direction!r}: {did_you_mean(direction, DIRECTIONS)}")
@@ -93,18 +94,3 @@ def _distance_metrics(scores: Tensor) -> dict[str, float]:
     distances = (1.0 - scores).clamp_(0.0, 2.0).cpu().numpy()
     return {"mean_distance": float(distances.mean()), "median_distance": float(np.median(distances)),
             "min_distance": float(distances.min()), "max_distance": float(distances.max())}
-
-
-def _check_labels(labels1: Any, labels2: Any, n1: int, n2: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Classes of both views as codes shared by both, or None without labels."""
-    if labels1 is None and labels2 is None:
-        return None
-    if labels1 is None or labels2 is None:
-        raise DataError("labels: give both labels1 and labels2, or neither")
-    given = [value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-             for value in (labels1, labels2)]
-    for name, value, n in zip(("labels1", "labels2"), given, (n1, n2), strict=True):
-        if value.shape != (n,):
-            raise DataError(f"{name}: expected one label per item, shape ({n},), got {value.shape}")
-    codes = np.unique(np.concatenate(given), return_inverse=True)[1].reshape(-1)
-    return codes[:n1], codes[n1:]

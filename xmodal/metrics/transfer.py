@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from scipy.stats import poisson
 
 from xmodal.errors import DataError
-from xmodal.metrics.views import as_matrix
+from xmodal.metrics.views import as_matrix, class_codes
+
+#: Orders of items less likely than this, were they random, are sorted ones.
+SORTED = 1e-6
 
 
 class TransferAccuracy(NamedTuple):
@@ -38,7 +41,7 @@ def transfer_accuracy(train: Any, test: Any, labels: Any, folds: int = 5, groups
         groups: (n,) item of each row, where rows share items; see :func:`transfer_folds`.
 
     Raises:
-        DataError: shapes that don't fit, too few items, a training part of one class.
+        DataError: shapes that don't fit, too few items, a training part of one class, items sorted by class.
         NumericalError: NaN or infinite values, or such as float32 can't hold.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -48,7 +51,7 @@ def transfer_accuracy(train: Any, test: Any, labels: Any, folds: int = 5, groups
     if X.shape != Z.shape:
         raise DataError(f"train and test must have one shape, got {X.shape} and {Z.shape}: an SVM that learned from "
                         "one view can only be asked about another in the same space")
-    classes = _codes(labels, "labels", len(X))
+    classes = class_codes(("labels", labels, len(X)))[0]
     accuracies, unconverged = [], 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)     # counted below
@@ -74,10 +77,12 @@ def transfer_folds(labels: Any, folds: int = 5, groups: Any = None) -> list[np.n
             partners of one class name has to leave the whole class out.
 
     Raises:
-        DataError: shapes that don't fit, too few items, a training part of one class.
+        DataError: shapes that don't fit, too few items, a training part of one class, or items sorted by class: so
+            many classes lie wholly within a fold, and are tested on but not trained on, as they do in less than one of
+            a million random orders. Classes of fewer items than folds don't count.
     """
-    classes = _codes(labels, "labels")
-    items = np.arange(len(classes)) if groups is None else _codes(groups, "groups", len(classes))
+    classes = class_codes(("labels", labels, None))[0]
+    items = np.arange(len(classes)) if groups is None else class_codes(("groups", groups, len(classes)))[0]
     n_items = len(np.unique(items))
     if folds < 2 or int(folds) != folds:
         raise DataError(f"folds: expected a whole number from 2, got {folds}")
@@ -90,7 +95,25 @@ def transfer_folds(labels: Any, folds: int = 5, groups: Any = None) -> list[np.n
             raise DataError(f"without fold {number} of {folds}, all items to train on are of one class; "
                             "an SVM needs at least two")
         masks.append(held_out)
+    _refuse_sorted(classes, items, np.argmax(masks, axis=0), folds)
     return masks
+
+
+def _refuse_sorted(classes: np.ndarray, items: np.ndarray, fold: np.ndarray, folds: int) -> None:
+    """Raises where more classes lie within one fold than chance puts there, among the largest few or many.
+
+    m items in random order lie within one fold with a probability of about folds^(1 − m).
+    """
+    _, first = np.unique(classes * len(classes) + items, return_index=True)     # each class with each of its items
+    sizes = np.bincount(classes[first])
+    starts = np.cumsum(sizes) - sizes
+    inside = np.minimum.reduceat(fold[first], starts) == np.maximum.reduceat(fold[first], starts)
+    largest = np.argsort(-sizes, kind="stable")[:int((sizes >= folds).sum())]
+    found = np.cumsum(inside[largest])
+    expected = np.cumsum(float(folds) ** (1.0 - sizes[largest]))
+    if (poisson.sf(found - 1, expected) < SORTED).any():
+        raise DataError(f"{found[-1]} of {len(sizes)} classes lie wholly within one of the {folds} folds, so that "
+                        "nothing of theirs is trained on: the items are sorted by class; shuffle them")
 
 
 def _rows(z: Any, name: str) -> np.ndarray:
@@ -98,11 +121,3 @@ def _rows(z: Any, name: str) -> np.ndarray:
     matrix = as_matrix(z, name)
     as_matrix(matrix.to(torch.float32), name)   # beyond its range, squares overflow and liblinear never comes back
     return matrix.to("cpu", torch.float64).numpy()
-
-
-def _codes(values: Any, name: str, n: int | None = None) -> np.ndarray:
-    """Distinct values (n,) numbered from 0 in ascending order."""
-    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if given.ndim != 1 or n not in (None, len(given)):
-        raise DataError(f"{name}: expected one per row, shape ({'n' if n is None else n},), got {given.shape}")
-    return np.unique(given, return_inverse=True)[1]

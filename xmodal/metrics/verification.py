@@ -1,7 +1,7 @@
 """Are these two items the same? What scores of matching and of other pairs are good for."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ from xmodal.metrics.views import check_pairs, check_views, make_view
 FALSE_ACCEPTS = (0.001, 0.01)
 #: Other pairs drawn at random: so many for each matching one, and at most.
 EACH, MOST = 20, 1_000_000
+#: Where fewer than one in so many pairs don't match, those are counted through and not hit upon.
+FEW_OTHERS = 8
 #: So many of the nearest items are candidates for a hard pair.
 NEAR = 20
 #: Scores, and pairs, that are looked at together; a matter of memory only.
@@ -138,18 +140,43 @@ class _Known(NamedTuple):
 def _random_pairs(known: _Known, count: int, seed: int) -> Tensor:
     """(k, 2) pairs drawn with replacement, without the ``known`` ones."""
     draw = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(known.n1 * known.n2, (count,), generator=draw)
-    while bool((wrong := known.among(drawn)).any()):
-        drawn[wrong] = torch.randint(known.n1 * known.n2, (int(wrong.sum()),), generator=draw)
+    total = known.n1 * known.n2
+    n_others = total - known.total()
+    if n_others * FEW_OTHERS < total:
+        drawn = _nth_others(known, torch.randint(n_others, (count,), generator=draw))
+    else:
+        drawn = torch.randint(total, (count,), generator=draw)
+        wrong = known.among(drawn).nonzero().flatten()
+        while len(wrong):
+            drawn[wrong] = torch.randint(total, (len(wrong),), generator=draw)
+            wrong = wrong[known.among(drawn[wrong])]
     return torch.stack([drawn // known.n2, drawn % known.n2], dim=1)
+
+
+def _nth_others(known: _Known, numbers: Tensor) -> Tensor:
+    """Of the pairs that aren't known, in ascending order of row · n2 + column, those of these ``numbers`` (k,)."""
+    numbers, order = numbers.sort()
+    found, seen = torch.empty_like(numbers), 0
+    for start, stop in _row_blocks(known):
+        others = (~known.block(start, stop)).flatten().nonzero().flatten() + start * known.n2
+        bounds = torch.searchsorted(numbers, torch.tensor([seen, seen + len(others)]))
+        here = slice(int(bounds[0]), int(bounds[1]))
+        found[order[here]] = others[numbers[here] - seen]
+        seen += len(others)
+    return found
+
+
+def _row_blocks(known: _Known) -> Iterator[tuple[int, int]]:
+    """Stretches of view-1 rows of which all scores are held at a time."""
+    step = max(1, BLOCK // known.n2)
+    for start in range(0, known.n1, step):
+        yield start, min(start + step, known.n1)
 
 
 def _nearest_others(one: Tensor, two: Tensor, known: _Known) -> Tensor:
     """(n1, c) view-2 items that don't match, the nearest first, c = NEAR at most; −1 where there are no more."""
     found = []
-    step = max(1, BLOCK // len(two))
-    for start in range(0, len(one), step):
-        stop = min(start + step, len(one))
+    for start, stop in _row_blocks(known):
         scores = (one[start:stop] @ two.mT).masked_fill_(known.block(start, stop), -torch.inf)
         best = scores.topk(min(NEAR, len(two)), dim=1)
         found.append(best.indices.masked_fill(best.values == -torch.inf, -1))

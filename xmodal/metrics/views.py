@@ -1,15 +1,19 @@
 """What the metrics read: two checked arrays of embeddings, a checked pair table, exact cosines of chosen rows."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.errors import DataError, NumericalError
+from xmodal.errors import DataError, NumericalError, one_line
 
 CHUNK_VALUES = 1 << 22      # values held at a time where a float64 copy of a whole view is not wanted
 TINY_NORM = 1e-300          # shorter vectors count as zero vectors, whose cosine with anything is 0
+#: Cut-offs of hit rates.
+KS = (1, 5, 10, 25)
 
 
 class View(NamedTuple):
@@ -36,21 +40,22 @@ def as_matrix(z: Any, name: str, first_row: int = 0) -> Tensor:
         DataError: not two-dimensional, or empty.
         NumericalError: NaN or infinite values; says which view and which rows.
     """
-    z = torch.as_tensor(z).detach()
-    if z.ndim != 2 or 0 in z.shape:
-        raise DataError(f"{name}: expected embeddings of shape (n, d) with n and d at least 1, got {tuple(z.shape)}")
-    if z.is_complex():
-        raise DataError(f"{name}: expected real embeddings, got {z.dtype}")
-    if not z.is_floating_point():
-        z = z.to(torch.float32)
-    if z.device.type == "mps":          # no float64 there
-        z = z.cpu()
-    bad = torch.cat([~torch.isfinite(part).all(dim=1) for part in z.split(chunk_rows(z))]).nonzero().flatten()
+    matrix = torch.as_tensor(z).detach()
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise DataError(f"{name}: expected embeddings of shape (n, d) with n and d at least 1, got "
+                        f"{tuple(matrix.shape)}")
+    if matrix.is_complex():
+        raise DataError(f"{name}: expected real embeddings, got {matrix.dtype}")
+    if not matrix.is_floating_point():
+        matrix = matrix.to(torch.float32)
+    if matrix.device.type == "mps":          # no float64 there
+        matrix = matrix.cpu()
+    bad = torch.cat([~torch.isfinite(part).all(dim=1) for part in matrix.split(chunk_rows(matrix))]).nonzero().flatten()
     if len(bad):
         first = ", ".join(str(first_row + row) for row in bad[:5].tolist()) + (", …" if len(bad) > 5 else "")
-        raise NumericalError(f"{name}: {len(bad)} of {len(z)} embeddings have NaN or infinite values (rows {first}); "
-                             "look at the features of these rows and at the weights that embedded them")
-    return z
+        raise NumericalError(f"{name}: {len(bad)} of {len(matrix)} embeddings have NaN or infinite values (rows "
+                             f"{first}); look at the features of these rows and at the weights that embedded them")
+    return matrix
 
 
 def chunk_rows(z: Tensor) -> int:
@@ -111,7 +116,45 @@ def check_pairs(pairs: Any, n1: int, n2: int, device: torch.device | str = "cpu"
         if low < 0 or high >= n:
             raise DataError(f"pairs: column {column} holds {low} to {high}, "
                             f"but view {column + 1} has items 0 to {n - 1}")
-    return table.unique(dim=0)
+    distinct: Tensor = table.unique(dim=0)
+    return distinct
+
+
+def check_cutoffs(ks: Sequence[float], name: str = "ks") -> None:
+    """Raises unless all are whole numbers from 1.
+
+    Raises:
+        DataError: some are not.
+    """
+    if not all(k >= 1 and float(k).is_integer() for k in ks):
+        raise DataError(f"{name}: expected whole numbers from 1, got {tuple(ks)}")
+
+
+def class_codes(*given: tuple[str, Any, int | None]) -> list[np.ndarray]:
+    """Classes, or other names, as int64 codes from 0, in ascending order of what they stand for.
+
+    Args:
+        given: a name to be said in errors, the values (n,), numbers or texts, and n, or None for any number. Equal
+            values of all that are given have one code.
+
+    Raises:
+        DataError: another shape, numbers beside texts, or what can't be sorted.
+    """
+    arrays = []
+    for name, values, n in given:
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else \
+            values if isinstance(values, np.ndarray) else np.array([*values])
+        if array.ndim != 1 or n not in (None, len(array)):
+            raise DataError(f"{name}: expected one per item, shape ({'n' if n is None else n},), got {array.shape}")
+        arrays.append(array)
+    if len({array.dtype.kind in "SU" for array in arrays if array.dtype.kind != "O"}) > 1:
+        raise DataError(f"{' and '.join(name for name, *_ in given)}: expected numbers or texts, got some of each")
+    try:
+        codes = np.unique(np.concatenate(arrays), return_inverse=True)[1].reshape(-1)
+    except TypeError as error:
+        raise DataError(f"{' and '.join(name for name, *_ in given)}: expected numbers or texts "
+                        f"({one_line(error)})") from error
+    return np.split(codes, np.cumsum([len(array) for array in arrays])[:-1])
 
 
 def exact_scores(view1: View, view2: View, pairs: Tensor) -> Tensor:

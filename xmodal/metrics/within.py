@@ -20,12 +20,10 @@ from xmodal.metrics.classes import (
     ranked,
     ranked_codes,
 )
-from xmodal.metrics.views import make_view
+from xmodal.metrics.views import check_cutoffs, class_codes, make_view
 
 #: Cut-offs of the precision.
 KS = (1, 10, 100)
-#: Recalls of the curve.
-RECALLS = tuple(level / (LEVELS - 1) for level in range(LEVELS))
 
 
 def within_metrics(z: Any, labels: Any, ks: Sequence[int] = KS) -> dict[str, Any]:
@@ -70,17 +68,14 @@ def within_codes(packed: Any, labels: Any, ks: Sequence[int] = KS) -> dict[str, 
 
 
 def _codes_of(labels: Any, n: int) -> np.ndarray:
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.shape != (n,):
-        raise DataError(f"labels: expected one per item, shape ({n},), got {values.shape}")
+    codes = class_codes(("labels", labels, n))[0]
     if n < 2:
         raise DataError("retrieval within a view needs at least 2 items, got 1")
-    return np.unique(values, return_inverse=True)[1].reshape(-1)
+    return codes
 
 
 def _summed(blocks: Iterator[Hits], n: int, ks: Sequence[int]) -> dict[str, Any]:
-    if any(k < 1 or int(k) != k for k in ks):
-        raise DataError(f"ks: expected whole numbers from 1, got {tuple(ks)}")
+    check_cutoffs(ks)
     sums, answered = np.zeros(2 + len(ks) + LEVELS), 0
     for hits in blocks:
         sums += [average_precision(hits), precision_at(hits, None), *(precision_at(hits, k) for k in ks),
@@ -101,6 +96,14 @@ class Reductions(NamedTuple):
     mean: Tensor
     pca: Tensor
     lsa: Tensor
+
+    def by_pca(self, items: Tensor) -> Tensor:
+        """(n, k) float64 of items (n, d) of any float width."""
+        return (items.to(self.mean) - self.mean) @ self.pca
+
+    def by_lsa(self, items: Tensor) -> Tensor:
+        """Likewise, not centred."""
+        return items.to(self.lsa) @ self.lsa
 
 
 def fit_reductions(batches: Iterable[Tensor], k: int) -> Reductions:

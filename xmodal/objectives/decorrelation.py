@@ -130,7 +130,7 @@ class EckartYoung(nn.Module):
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
         one, two = _wide(embedded.view1), _wide(embedded.view2)
         n = len(one)
-        reward = 2 * _covariance(one, two, unbiased=True).diagonal().sum()
+        reward = 2 * _covariance(one, two).diagonal().sum()
         if self.halves and n >= 4:
             middle = n // 2
             first, second = (_variance(one[rows], two[rows]) for rows in (slice(0, middle), slice(middle, n)))
@@ -142,16 +142,16 @@ class EckartYoung(nn.Module):
 
 
 def _variance(one: Tensor, two: Tensor) -> Tensor:
-    return _covariance(one, one, unbiased=True) + _covariance(two, two, unbiased=True)
+    return _covariance(one, one) + _covariance(two, two)
 
 
 def _wide(z: Tensor) -> Tensor:
     return z if z.dtype == torch.float64 else z.float()
 
 
-def _covariance(a: Tensor, b: Tensor, unbiased: bool = True) -> Tensor:
+def _covariance(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - a.mean(dim=0), b - b.mean(dim=0)
-    return a.mT @ b / max(len(a) - (1 if unbiased else 0), 1)
+    return a.mT @ b / max(len(a) - 1, 1)
 
 
 def _standardised(z: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ def total_correlation(a: Tensor, b: Tensor, r: float) -> Tensor:
     S11, S22, S12 = (one.mT @ other / max(len(a) - 1, 1) for one, other in ((a, a), (b, b), (a, b)))
     L1, L2 = (cholesky(S + ridge * torch.eye(len(S), dtype=S.dtype, device=S.device), f"a tower's output{what}")
               for S, ridge, what in ((S11, ridges[0], ""), (S22, ridges[1], " for noise")))
-    return torch.linalg.matrix_norm(whitened_cross_covariance(S12, L1, L2), "nuc")
+    total: Tensor = torch.linalg.matrix_norm(whitened_cross_covariance(S12, L1, L2), "nuc")
+    return total
 
 
 def _in_own_span(z: Tensor) -> Tensor:
@@ -69,4 +70,5 @@ def _in_own_span(z: Tensor) -> Tensor:
     if z.shape[1] <= len(z) or z.requires_grad:
         return z
     values, vectors = torch.linalg.eigh(z @ z.mT)
-    return vectors * values.clamp(min=0).sqrt()
+    coordinates: Tensor = vectors * values.clamp(min=0).sqrt()
+    return coordinates

@@ -29,7 +29,7 @@ class TraceNorm(nn.Module):
         sigma = embedded.correlations
         if self.rT == 0:
             return -sigma.sum()
-        smoothed = (sigma.square() + self.rT).sqrt() - self.rT**0.5
+        smoothed: Tensor = (sigma.square() + self.rT).sqrt() - self.rT**0.5
         return -(smoothed * sigma.sign()).sum()  # held-out correlations may be negative
 
     def extra_repr(self) -> str:

@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div, log_softmax, normalize, pad, softmax
 from xmodal.errors import DataError, did_you_mean
 from xmodal.features.packages import required
 from xmodal.layers.binary import imbalance, sign_through
-from xmodal.nearest import Nearest, nearest
+from xmodal.nearest import Nearest, nearest, spread_rows
 
 CODES = ("sign", "rotated", "learned")
 #: Or whichever of them finds most on a sample of so many items, among the best HUNDREDTH of them, for so many queries.
@@ -96,7 +96,8 @@ def make_codes(items: Tensor, bits: int, how: str = BEST, queries: Tensor | None
     if how == BEST:
         tried = [make_codes(items, bits, one, queries, seed) for one in CODES
                  if one != "sign" or bits <= items.shape[1]]
-        return max(tried, key=lambda codes: _kept(codes, items[:_TRIED], asked[:_TRIED_QUERIES]))
+        return max(tried, key=lambda codes: _kept(codes, items[spread_rows(len(items), _TRIED)],
+                                                asked[spread_rows(len(asked), _TRIED_QUERIES)]))
     draw = torch.Generator().manual_seed(seed)
     projection = torch.eye(items.shape[1], bits) if how == "sign" else \
         rotation(items - items.mean(dim=0), bits, draw)

@@ -1,35 +1,27 @@
 """Galleries: the embeddings of one view, kept so that queries of the other find their nearest among them."""
 from __future__ import annotations
 
-import json
 import math
 import secrets
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from xmodal.atomic import replacing
-from xmodal.data.fetch import sha256_of
-from xmodal.errors import CheckpointError, DataError, did_you_mean
-from xmodal.metrics.hubness import CORRECTIONS, corrected_gallery, corrected_queries, corrected_scores, favour
+from xmodal.errors import DataError, did_you_mean
+from xmodal.metrics.hubness import CORRECTIONS, corrected_queries, corrected_scores
 from xmodal.metrics.views import as_matrix, make_view
-from xmodal.nearest import Nearest, first_largest, nearest
+from xmodal.nearest import Nearest, nearest
+from xmodal.search.blocks import check_choice, collected, gather, sampled, texts_of, unit_blocks
 from xmodal.search.codes import BEST
-from xmodal.search.indexes import KINDS, Effort, Index, load_index, make_index, sampled
-from xmodal.search.storage import DESCRIPTION, FORMAT, map_array, read_description, read_json, write_array
+from xmodal.search.indexes import KINDS, Effort, Index, make_index
+from xmodal.search.proposing import RECALL_QUERIES, propose, tuned
+from xmodal.search.storage import map_array, read_gallery, write_array, write_gallery
 
-#: Neighbours by which recall is measured, and queries that measure it, at most.
-RECALL_AT, RECALL_QUERIES = 10, 1000
-#: How much of the way from the recall asked for to 1 is added to it when effort is chosen.
-MARGIN = 0.3
 #: Queries that stand for those to come, at most, when hubs are corrected for.
 BANK = 10_000
-_BLOCK = 1 << 16
-_GATHERED = 1 << 24  # values of candidates held at a time
 
 
 class Neighbours(NamedTuple):
@@ -93,7 +85,7 @@ class Gallery:
             queries: embeddings (m, d) like the queries to come, such as the other view's of training pairs. Recall is
                 measured with them, codes are fitted to them, hubs corrected by them. By default the items themselves.
             correction: ``csls`` or ``inverted_softmax``: score items without the favours of hubs.
-            recall: what recall@10 to reach; the least effort is kept that does, and MARGIN more on the way to 1, since
+            recall: what recall@10 to reach; the least effort is kept that does, and 30 % more of the way to 1, since
                 the queries to come are others.
             bits: of codes.
             codes: ``sign``, ``rotated``, ``learned``, or the ``best`` of them.
@@ -119,7 +111,7 @@ class Gallery:
         blocks = unit_blocks(embeddings, correction, bank)
         file = None if path is None else Path(path) / f"vectors-{secrets.token_hex(4)}.npy"
         if file is None:
-            parts = [_collected(blocks)]
+            parts = [collected(blocks)]
         else:
             write_array(file, blocks)
             parts = [map_array(file)]
@@ -143,19 +135,8 @@ class Gallery:
         if self._index is not None:
             for part in self._parts:
                 self._index.add(part)
-            self._tune(self._index, sampled([asked], RECALL_QUERIES), recall)
+            self._effort, self.recall = tuned(self._index, self._parts, sampled([asked], RECALL_QUERIES), recall)
             self.recall_by = "items themselves" if own else "queries"
-
-    def _tune(self, index: Index, queries: Tensor, recall: float) -> None:
-        """Keeps the least effort that reaches a recall, or else the greatest, and measures it."""
-        k = min(RECALL_AT, len(self))
-        wanted = nearest(queries, self._parts, k).scores[:, -1:] - 1e-6  # what ties with the last one counts, too
-        for effort in index.efforts:
-            self._effort = effort
-            found = self._propose(queries, k, None)
-            self.recall = float((found.scores >= wanted).double().mean())
-            if self.recall >= recall + MARGIN * (1 - recall) or effort.shortlist >= len(self):
-                return
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -191,11 +172,11 @@ class Gallery:
         if not 1 <= k <= len(self):
             raise DataError(f"k must be from 1 to {len(self):,} (the items of the gallery), got {k:,}")
         allowed = None if self._gone is None else ~self._gone
-        if self._index is None or exact:
+        if self._index is None or self._effort is None or exact:
             found = nearest(queries.to(self._parts[0].device), self._parts, k, allowed=allowed)
             found = Nearest(found.scores.cpu(), found.rows.cpu())
         else:
-            found = self._propose(queries, k, allowed)
+            found = propose(self._index, self._effort, self._parts, queries, k, allowed)
         scores = corrected_scores(found.scores) if self.correction else found.scores
         rows = found.rows.tolist()
         return Neighbours(scores, found.rows, [[self.name(row) for row in some] for some in rows],
@@ -208,36 +189,6 @@ class Gallery:
             raise DataError(f"the gallery holds embeddings of {self.dim} values, a query has {matrix.shape[1]}")
         unit = make_view(matrix, "query").unit
         return corrected_queries(unit) / math.sqrt(2) if self.correction else unit
-
-    def _propose(self, queries: Tensor, k: int, allowed: Tensor | None) -> Nearest:
-        """The best of what the index proposes, scored exactly."""
-        if self._index is None or self._effort is None:
-            raise RuntimeError("an exact gallery has no index")
-        effort = Effort(max(self._effort.search, k if self.kind == "hnsw" else 0), max(self._effort.shortlist, k))
-        width = queries.shape[1]
-        step = max(1, _GATHERED // (effort.shortlist * width))
-        kept = []
-        for part in queries.split(step):
-            rows = self._index.candidates(part, effort, allowed).sort(dim=1).values  # by row, for the disk and for ties
-            items = self._gather(rows.clamp(min=0).flatten()).view(*rows.shape, width)
-            scores = torch.bmm(items, part[:, :, None]).squeeze(2).masked_fill_(rows < 0, -torch.inf)
-            best = first_largest(scores, min(k, scores.shape[1]))
-            found = rows.gather(1, best.rows).masked_fill(best.scores == -torch.inf, -1)
-            missing = k - found.shape[1]
-            kept.append(Nearest(torch.nn.functional.pad(best.scores, (0, missing), value=-torch.inf),
-                                torch.nn.functional.pad(found, (0, missing), value=-1)))
-        return Nearest(*(torch.cat(values) for values in zip(*kept, strict=True)))
-
-    def _gather(self, rows: Tensor) -> Tensor:
-        if len(self._parts) == 1:
-            return self._parts[0][rows]
-        out = rows.new_empty((len(rows), self._parts[0].shape[1]), dtype=torch.float32)
-        first = 0
-        for part in self._parts:
-            inside = (rows >= first) & (rows < first + len(part))
-            out[inside] = part[rows[inside] - first]
-            first += len(part)
-        return out
 
     def name(self, row: int) -> str:
         """The id of a row, its number where there are none, "" for −1."""
@@ -270,7 +221,7 @@ class Gallery:
                 raise DataError(f"id {taken!r} is in the gallery already: remove it first" if taken is not None else
                                 "ids must be different")
         texts = texts_of(captions, len(matrix), "captions")
-        added = torch.cat(list(unit_blocks(matrix, self.correction, self._bank))).to(self._parts[0].device)
+        added = collected(unit_blocks(matrix, self.correction, self._bank)).to(self._parts[0].device)
         if self._index is not None:
             self._index.add(added)
         if self._gone is not None:
@@ -298,17 +249,6 @@ class Gallery:
             self._gone = torch.zeros(self._rows, dtype=torch.bool)
         self._gone[[known[name] for name in names]] = True
         self._row_of = None
-
-    def row_of(self, name: str) -> int:
-        """The row of an id.
-
-        Raises:
-            DataError: there is none.
-        """
-        known = self._names_alive()
-        if name not in known:
-            raise DataError(f"there is no item {name!r} in the gallery; {did_you_mean(name, known)}")
-        return known[name]
 
     def _names_alive(self) -> dict[str, int]:
         if self._row_of is None:
@@ -350,45 +290,16 @@ class Gallery:
         """
         if not len(self):
             raise DataError("the gallery is empty")
-        folder = Path(path)
         self._compact()
-        token = secrets.token_hex(4)
-        files = {"vectors": self._vectors_file(folder, token)}
-        if self._bank is not None:
-            files["bank"] = f"bank-{token}.npy"
-            write_array(folder / files["bank"], [self._bank])
-        checksum = None
-        if self._index is not None:
-            files["index"] = f"index-{token}.bin"
-            with replacing(folder / files["index"]) as beside:
-                self._index.save(beside)
-                checksum = sha256_of(beside)
-        if self.ids is not None or self.captions is not None:
-            files["texts"] = f"texts-{token}.json"
-            with replacing(folder / files["texts"]) as beside:
-                beside.write_text(json.dumps({"ids": self.ids, "captions": self.captions}), encoding="utf-8")
-        said = {"format": FORMAT, **self.describe(), "about": self.about, "files": files, "index_sha256": checksum,
-                "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-        with replacing(folder / DESCRIPTION) as beside:
-            beside.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-        for old in folder.glob("*-*.*"):
-            if old.name not in files.values() and old.stem.partition("-")[0] in ("vectors", "bank", "index", "texts"):
-                old.unlink(missing_ok=True)
-
-    def _vectors_file(self, folder: Path, token: str) -> str:
-        """The file of the vectors, written unless they are memory-mapped from this folder already."""
-        if self._file is not None and self._file.parent.absolute() == folder.absolute():
-            return self._file.name
-        name = f"vectors-{token}.npy"
-        write_array(folder / name, self._parts)
-        return name
+        write_gallery(Path(path), {**self.describe(), "about": self.about}, self._parts, file=self._file, ids=self.ids,
+                      captions=self.captions, bank=self._bank, index=self._index)
 
     def _compact(self) -> None:
         """Drops removed rows for good."""
         if self._gone is None or not bool(self._gone.any()):
             return
         alive = (~self._gone).nonzero().flatten()
-        kept = self._gather(alive)
+        kept = gather(self._parts, alive)
         if self.ids is not None:
             self.ids = [self.ids[row] for row in alive.tolist()]
         if self.captions is not None:
@@ -409,79 +320,13 @@ class Gallery:
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        folder = Path(path)
-        said = read_description(folder)
-        files, kind = said["files"], said["kind"]
-        file = folder / files["vectors"]
-        parts = [map_array(file)]
-        shape = int(parts[0].shape[0]), int(parts[0].shape[1])
-        correction = said.get("correction")
-        if shape != (said["items"], said["dim"] + (2 if correction else 0)):
-            raise CheckpointError(f"{file} has another shape than {DESCRIPTION} says: build the gallery again")
-        texts = read_json(folder / files["texts"]) if "texts" in files else {}
-        for key in ("ids", "captions"):
-            values = texts.get(key)
-            if values is not None and (not isinstance(values, list) or len(values) != shape[0]
-                                       or not all(isinstance(value, str) for value in values)):
-                raise CheckpointError(f"{folder / files['texts']}: expected {shape[0]} {key}: build the gallery again")
-        bank = map_array(folder / files["bank"]) if "bank" in files else None
-        index = None
-        if "index" in files:
-            index = load_index(kind, folder / files["index"], shape, said.get("index_sha256"))
-        gallery = cls(parts if mapped else [parts[0].clone()], kind, ids=texts.get("ids"), index=index, bank=bank,
-                      captions=texts.get("captions"), about=said["about"], correction=correction)
-        gallery._file = file if mapped else None
-        if index is not None:
+        stored = read_gallery(Path(path))
+        said = stored.said
+        gallery = cls([stored.vectors if mapped else stored.vectors.clone()], said["kind"], ids=stored.ids,
+                      captions=stored.captions, about=said["about"], index=stored.index, bank=stored.bank,
+                      correction=said.get("correction"))
+        gallery._file = stored.file if mapped else None
+        if stored.index is not None:
             gallery._effort = Effort(int(said["effort"]), int(said["shortlist"]))
         gallery.recall, gallery.recall_by = float(said["recall_at_10"]), str(said["recall_measured_with"])
         return gallery
-
-
-# -- blocks of embeddings --------------------------------------------------------------------------------------------
-
-def unit_blocks(embeddings: Any, correction: str | None, bank: Tensor | None) -> Iterator[Tensor]:
-    """Rows of length one, float32 on the CPU, a block at a time; with what corrects for hubs."""
-    first, width = 0, None
-    for block in _blocks(embeddings) if hasattr(embeddings, "shape") else embeddings:
-        matrix = as_matrix(block, "embeddings", first_row=first)
-        if width not in (None, matrix.shape[1]):
-            raise DataError(f"embeddings of different widths: {width} and {matrix.shape[1]}")
-        width, first = matrix.shape[1], first + len(matrix)
-        unit = make_view(matrix, "embeddings").unit.cpu()
-        if correction is None or bank is None:
-            yield unit
-            continue
-        if bank.shape[1] != width:
-            raise DataError(f"embeddings have {width} values, queries {bank.shape[1]}")
-        yield corrected_gallery(unit, favour(unit, bank, correction)) / math.sqrt(2)
-
-
-def _blocks(embeddings: Any) -> Iterator[Any]:
-    """An array of any kind, some rows at a time: HDF5 and memory-mapped ones are never read as a whole."""
-    if len(embeddings.shape) != 2 or 0 in embeddings.shape:
-        raise DataError(f"expected embeddings of shape (n, d) with n and d at least 1, got {tuple(embeddings.shape)}: "
-                        "there is nothing to search in")
-    for start in range(0, len(embeddings), _BLOCK):
-        yield embeddings[start:start + _BLOCK]
-
-
-def _collected(blocks: Iterable[Tensor]) -> Tensor:
-    rows = list(blocks)
-    if not rows:
-        raise DataError("no embeddings: there is nothing to search in")
-    return torch.cat(rows)
-
-
-# -- texts and descriptions ------------------------------------------------------------------------------------------
-
-def texts_of(values: Sequence[str] | None, count: int, what: str) -> list[str] | None:
-    if values is None:
-        return None
-    if len(values) != count:
-        raise DataError(f"{what}: expected one for each of {count:,} items, got {len(values):,}")
-    return [str(value) for value in values]
-
-
-def check_choice(what: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise DataError(f"{what} {value!r}: {did_you_mean(value, known)}")

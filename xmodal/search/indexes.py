@@ -5,9 +5,9 @@ Each has an effort that trades time for recall: what the index itself takes, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,14 @@ from torch import Tensor
 from xmodal.data.fetch import sha256_of
 from xmodal.errors import CheckpointError, DataError, did_you_mean, one_line
 from xmodal.features.packages import required
+from xmodal.search.blocks import sampled
 from xmodal.search.codes import BEST, BinaryCodes, make_codes, nearest_codes
 
-#: Vectors that an index is fitted to, at most, and added at a time.
-SAMPLE, BLOCK = 100_000, 50_000
+GRAPH, LISTS, HASHES = "hnsw", "ivfpq", "codes"
+KINDS = ("exact", GRAPH, LISTS, HASHES)
+#: Vectors added at a time.
+BLOCK = 50_000
+_LINKS, _BUILD_EFFORT = 32, 100  # of graphs
 
 
 class Effort(NamedTuple):
@@ -30,11 +34,26 @@ class Effort(NamedTuple):
     shortlist: int
 
 
-class Index(ABC):
-    """Proposes rows of a gallery for unit queries."""
+_EFFORTS = {
+    GRAPH: tuple(Effort(search, max(20, search)) for search in
+                 (16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512, 1024)),
+    LISTS: tuple(Effort(search, shortlist) for search, shortlist in
+                 ((1, 50), (2, 50), (4, 100), (8, 100), (12, 100), (16, 200), (24, 200), (32, 400), (64, 800),
+                  (128, 1600), (256, 3200))),
+    HASHES: tuple(Effort(0, shortlist) for shortlist in (20, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)),
+}
 
-    kind: ClassVar[str]
-    efforts: ClassVar[Sequence[Effort]]  #: from quick to thorough
+
+class Index(ABC):
+    """Proposes rows of a gallery for unit queries.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        efforts: from quick to thorough.
+    """
+
+    kind: str
+    efforts: Sequence[Effort]
 
     @abstractmethod
     def add(self, vectors: Tensor) -> None:
@@ -58,33 +77,39 @@ class Index(ABC):
         """How much memory it takes."""
 
 
-class _Faiss(Index):
-    """An index of FAISS."""
+class FaissIndex(Index):
+    """An index of FAISS: :func:`graph_of` or :func:`lists_of`.
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
+    Args:
+        kind: ``hnsw`` or ``ivfpq``.
+        index: of FAISS, fitted.
+    """
+
+    def __init__(self, kind: str, index: Any) -> None:
+        self.kind, self.index, self.efforts = kind, index, _EFFORTS[kind]
 
     def add(self, vectors: Tensor) -> None:
         """Takes in unit vectors (n, d) as the next rows."""
         for block in vectors.split(BLOCK):
             self.index.add(np.ascontiguousarray(block.numpy()))
 
+    def anew(self, vectors: Tensor) -> FaissIndex:
+        """An index of the same kind over these vectors (n, d)."""
+        sample = sampled([vectors])
+        index = graph_of(sample) if self.kind == GRAPH else lists_of(sample, len(vectors))
+        index.add(vectors)
+        return index
+
     def candidates(self, queries: Tensor, effort: Effort, allowed: Tensor | None) -> Tensor:
         """Rows (q, shortlist) int64 for queries (q, d), −1 where there are no more; only ``allowed`` ones."""
         faiss = required("faiss")
-        options = self._options(effort)
+        options: dict[str, Any] = {"efSearch" if self.kind == GRAPH else "nprobe": effort.search}
         if allowed is not None:
-            self._bits = np.packbits(allowed.numpy(), bitorder="little")  # FAISS keeps a pointer to it
-            options["sel"] = faiss.IDSelectorBitmap(self._bits)
-        rows = self.index.search(queries.numpy(), min(effort.shortlist, self.index.ntotal),
-                                 params=self._parameters(options))[1]
+            bits = np.packbits(allowed.numpy(), bitorder="little")  # FAISS keeps a pointer to it
+            options["sel"] = faiss.IDSelectorBitmap(bits)
+        parameters = (faiss.SearchParametersHNSW if self.kind == GRAPH else faiss.SearchParametersIVF)(**options)
+        rows = self.index.search(queries.numpy(), min(effort.shortlist, self.index.ntotal), params=parameters)[1]
         return torch.from_numpy(rows)
-
-    def _options(self, effort: Effort) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _parameters(self, options: Mapping[str, Any]) -> Any:
-        raise NotImplementedError
 
     def save(self, path: Path) -> None:
         """Writes the index to a file."""
@@ -96,86 +121,42 @@ class _Faiss(Index):
         return len(required("faiss").serialize_index(self.index))
 
 
-class Graph(_Faiss):
-    """HNSW (Malkov and Yashunin 2016, arXiv 1603.09320) over vectors of 8 bits a value; efSearch is the effort."""
-
-    kind = "hnsw"
-    efforts = tuple(Effort(search, max(20, search)) for search in
-                    (16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512, 1024))
-    LINKS, BUILD_EFFORT = 32, 100
-
-    @classmethod
-    def fitted(cls, sample: Tensor) -> Graph:
-        """An empty one; the range of 8-bit values is that of the sample."""
-        faiss = required("faiss")
-        index = faiss.IndexHNSWSQ(sample.shape[1], faiss.ScalarQuantizer.QT_8bit, cls.LINKS,
-                                  faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = cls.BUILD_EFFORT
-        index.train(sample.numpy())
-        return cls(index)
-
-    def anew(self, vectors: Tensor) -> Graph:
-        """An index of the same kind over these vectors (n, d)."""
-        index = self.fitted(sampled([vectors]))
-        index.add(vectors)
-        return index
-
-    def _options(self, effort: Effort) -> dict[str, Any]:
-        return {"efSearch": effort.search}
-
-    def _parameters(self, options: Mapping[str, Any]) -> Any:
-        return required("faiss").SearchParametersHNSW(**options)
+def graph_of(sample: Tensor) -> FaissIndex:
+    """HNSW (Malkov and Yashunin 2016, arXiv 1603.09320) over vectors of 8 bits a value, whose range is that of the
+    sample (m, d); still empty. efSearch is the effort."""
+    faiss = required("faiss")
+    index = faiss.IndexHNSWSQ(sample.shape[1], faiss.ScalarQuantizer.QT_8bit, _LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = _BUILD_EFFORT
+    index.train(sample.numpy())
+    return FaissIndex(GRAPH, index)
 
 
-class Lists(_Faiss):
+def lists_of(sample: Tensor, count: int) -> FaissIndex:
     """Inverted lists of product-quantised vectors (Jégou, Douze, Schmid 2011, IEEE PAMI 33): IVF-PQ, a byte for each
-    four dimensions; the number of lists looked through is the effort."""
+    four dimensions; about 4·√count lists, fitted to a sample (m, d), still empty. The number of lists looked through is
+    the effort.
 
-    kind = "ivfpq"
-    efforts = tuple(Effort(search, shortlist) for search, shortlist in
-                    ((1, 50), (2, 50), (4, 100), (8, 100), (12, 100), (16, 200), (24, 200), (32, 400), (64, 800),
-                     (128, 1600), (256, 3200)))
-
-    @classmethod
-    def fitted(cls, sample: Tensor, count: int) -> Lists:
-        """An empty one with about 4·√count lists, fitted to the sample.
-
-        Raises:
-            DataError: the sample is too small to fit 256 centres.
-        """
-        faiss = required("faiss")
-        if len(sample) < 256:
-            raise DataError(f"an ivfpq gallery needs 256 items or more, got {len(sample):,}; exact is as fast there")
-        lists = int(min(4 * count ** 0.5, len(sample) / 39))  # 39 vectors a list is what FAISS asks for
-        d = sample.shape[1]
-        parts = next(parts for parts in range(max(1, d // 4), 0, -1) if d % parts == 0)
-        quantizer = faiss.IndexFlatIP(d)
-        index = faiss.IndexIVFPQ(quantizer, d, max(1, lists), parts, 8, faiss.METRIC_INNER_PRODUCT)
-        index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # no warnings on stderr
-        index.train(sample.numpy())
-        return cls(index)
-
-    def anew(self, vectors: Tensor) -> Lists:
-        """An index of the same kind over these vectors (n, d)."""
-        index = self.fitted(sampled([vectors]), len(vectors))
-        index.add(vectors)
-        return index
-
-    def _options(self, effort: Effort) -> dict[str, Any]:
-        return {"nprobe": effort.search}
-
-    def _parameters(self, options: Mapping[str, Any]) -> Any:
-        return required("faiss").SearchParametersIVF(**options)
+    Raises:
+        DataError: the sample is too small to fit 256 centres.
+    """
+    faiss = required("faiss")
+    if len(sample) < 256:
+        raise DataError(f"an ivfpq gallery needs 256 items or more, got {len(sample):,}; exact is as fast there")
+    lists = int(min(4 * count ** 0.5, len(sample) / 39))  # 39 vectors a list is what FAISS asks for
+    d = sample.shape[1]
+    parts = next(parts for parts in range(max(1, d // 4), 0, -1) if d % parts == 0)
+    quantizer = faiss.IndexFlatIP(d)
+    index = faiss.IndexIVFPQ(quantizer, d, max(1, lists), parts, 8, faiss.METRIC_INNER_PRODUCT)
+    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # no warnings on stderr
+    index.train(sample.numpy())
+    return FaissIndex(LISTS, index)
 
 
 class Hashes(Index):
     """Binary codes, compared by Hamming distance; the length of the shortlist is the effort."""
 
-    kind = "codes"
-    efforts = tuple(Effort(0, shortlist) for shortlist in (20, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800))
-
     def __init__(self, codes: BinaryCodes, packed: Tensor | None = None) -> None:
-        self.codes = codes
+        self.kind, self.efforts, self.codes = HASHES, _EFFORTS[HASHES], codes
         self.packed = torch.empty(0, -(-codes.bits // 8), dtype=torch.uint8) if packed is None else packed
 
     def add(self, vectors: Tensor) -> None:
@@ -203,9 +184,6 @@ class Hashes(Index):
         return self.packed.numel()
 
 
-KINDS = ("exact", Graph.kind, Lists.kind, Hashes.kind)
-
-
 def make_index(kind: str, sample: Tensor, count: int, *, queries: Tensor | None = None, bits: int = 128,
                codes: str = BEST, seed: int = 0) -> Index | None:
     """An empty index fitted to a sample of unit vectors (m, d); None for ``exact``.
@@ -215,11 +193,11 @@ def make_index(kind: str, sample: Tensor, count: int, *, queries: Tensor | None 
     """
     if kind not in KINDS:
         raise DataError(f"gallery kind {kind!r}: {did_you_mean(kind, KINDS)}")
-    if kind == Graph.kind:
-        return Graph.fitted(sample)
-    if kind == Lists.kind:
-        return Lists.fitted(sample, count)
-    return Hashes(make_codes(sample, bits, codes, queries, seed)) if kind == Hashes.kind else None
+    if kind == GRAPH:
+        return graph_of(sample)
+    if kind == LISTS:
+        return lists_of(sample, count)
+    return Hashes(make_codes(sample, bits, codes, queries, seed)) if kind == HASHES else None
 
 
 def load_index(kind: str, path: Path, shape: tuple[int, int], checksum: object) -> Index:
@@ -239,13 +217,13 @@ def load_index(kind: str, path: Path, shape: tuple[int, int], checksum: object) 
     if damaged:
         raise CheckpointError(f"{path} is damaged: build the gallery again")
     try:
-        if kind == Hashes.kind:
+        if kind == HASHES:
             state = load_file(path)
             index: Index = Hashes(BinaryCodes.of_state(state), state["packed"])
             fits = state["packed"].shape[0] == count and state["projection"].shape[0] == d
         else:
             found = required("faiss").deserialize_index(np.fromfile(path, dtype=np.uint8))
-            index = (Graph if kind == Graph.kind else Lists)(found)
+            index = FaissIndex(kind, found)
             fits = (found.ntotal, found.d) == shape
     except DataError:
         raise
@@ -254,18 +232,3 @@ def load_index(kind: str, path: Path, shape: tuple[int, int], checksum: object) 
     if not fits:
         raise CheckpointError(f"{path} is of another gallery: build it again")
     return index
-
-
-def sampled(parts: Sequence[Tensor], most: int = SAMPLE) -> Tensor:
-    """At most ``most`` rows, evenly spread."""
-    count = sum(map(len, parts))
-    rows = torch.linspace(0, count - 1, min(most, count)).long()
-    return torch.cat(list(_picked(parts, rows)))
-
-
-def _picked(parts: Sequence[Tensor], rows: Tensor) -> Iterator[Tensor]:
-    first = 0
-    for part in parts:
-        inside = rows[(rows >= first) & (rows < first + len(part))] - first
-        yield part[inside]
-        first += len(part)

@@ -13,13 +13,14 @@ from torch import Tensor
 from xmodal.data import PairedData, StreamedView, load_data
 from xmodal.data.fetch import sha256_of
 from xmodal.data.pairs import View
+from xmodal.data.readers import ItemReader, is_picture, read_numbers
 from xmodal.errors import CheckpointError, DataError, did_you_mean
 from xmodal.evaluator import HUB_BANK, embed
 from xmodal.metrics import DIRECTIONS
+from xmodal.nearest import spread_rows
 from xmodal.runs import TrainedRun
 from xmodal.search.gallery import Gallery, Neighbours
 from xmodal.search.milvus import MilvusGallery
-from xmodal.data.readers import ItemReader, is_picture, read_numbers
 
 _NUMBERS = re.compile(r"\s*[-+.\d][-+.\deE]*(\s*[,;\s]\s*[-+.\d][-+.\deE]*)+\s*")
 _FILES = (".npy", ".h5", ".hdf5", ".npz", ".wav")
@@ -95,7 +96,7 @@ class Lookup:
     def likely_queries(self, view: int) -> Tensor:
         """Embeddings of a view's training items, which stand for queries to come: 10,000 pairs at most."""
         train = self.data.train
-        some = train.select(torch.linspace(0, len(train) - 1, min(HUB_BANK, len(train))).long())
+        some = train.select(spread_rows(len(train), HUB_BANK))
         return embed(self.run.model, some, device=self.run.device, precision=self.run.precision)[view - 1].cpu()
 
     def about(self, view: int) -> dict[str, Any]:

@@ -17,16 +17,9 @@ from xmodal.features.packages import required
 from xmodal.metrics.hubness import CORRECTIONS, corrected_queries, corrected_scores
 from xmodal.metrics.views import as_matrix, make_view
 from xmodal.nearest import nearest
-from xmodal.search.gallery import (
-    BANK,
-    RECALL_AT,
-    RECALL_QUERIES,
-    Neighbours,
-    check_choice,
-    texts_of,
-    unit_blocks,
-)
-from xmodal.search.indexes import sampled
+from xmodal.search.blocks import check_choice, collected, sampled, texts_of, unit_blocks
+from xmodal.search.gallery import BANK, Neighbours
+from xmodal.search.proposing import RECALL_AT, RECALL_QUERIES
 
 #: Seconds that Milvus may take to answer.
 TIMEOUT = 20.0
@@ -88,7 +81,8 @@ class MilvusGallery:
             timeout: seconds to wait for an answer.
 
         Raises:
-            DataError: Milvus doesn't answer or refuses; nothing to search in; ids that aren't different.
+            DataError: Milvus doesn't answer or refuses; nothing to search in; ids that aren't different. All but what
+                Milvus refuses is told before the old collection is dropped.
         """
         if correction is not None:
             check_choice("correction", correction, CORRECTIONS)
@@ -97,13 +91,16 @@ class MilvusGallery:
         items = as_matrix(embeddings, "embeddings")
         names = texts_of(ids, len(items), "ids")
         names = [str(row) for row in range(len(items))] if names is None else names
-        if len(set(names)) < len(names):
-            raise DataError("ids must be different")
+        _check_ids(names)
+        shown = texts_of(captions, len(items), "captions")
         asked = None if queries is None else sampled([as_matrix(queries, "queries").float()], BANK)
         if correction is not None and asked is None:
             raise DataError(f"{correction} needs queries like those to come: give their embeddings")
-        bank = None if correction is None or asked is None else make_view(asked, "queries").unit[:RECALL_QUERIES]
-        units = torch.cat(list(unit_blocks(items, correction, bank)))
+        if asked is not None and asked.shape[1] != items.shape[1]:
+            raise DataError(f"embeddings have {items.shape[1]} values, queries {asked.shape[1]}")
+        bank = None if correction is None or asked is None else \
+            sampled([make_view(asked, "queries").unit], RECALL_QUERIES)
+        units = collected(unit_blocks(items, correction, bank))
         said = {"dim": items.shape[1], "correction": correction, "about": dict(about or {}), "recall_at_10": 1.0,
                 "recall_measured_with": "items themselves" if queries is None else "queries", "next": 0,
                 "bank": None if bank is None else bank.tolist()}
@@ -111,7 +108,7 @@ class MilvusGallery:
         with _told(uri):
             _create(client, collection, units.shape[1])
         gallery = cls(client, uri, collection, said)
-        gallery._insert(units, names, texts_of(captions, len(items), "captions"))
+        gallery._insert(units, names, shown)
         sample = sampled([items if asked is None else asked], RECALL_QUERIES)
         gallery._measure(sample, units)
         gallery._write_about()
@@ -140,9 +137,6 @@ class MilvusGallery:
             raise CheckpointError(f"the gallery {collection!r} of {uri} is damaged: build it again") from error
 
     def _insert(self, units: Tensor, names: Sequence[str], captions: Sequence[str] | None) -> None:
-        for name in names:
-            if not name or len(name.encode()) > _LONGEST_ID:
-                raise DataError(f"Milvus takes ids of 1 to {_LONGEST_ID} bytes, got {name[:40]!r}")
         texts = [""] * len(names) if captions is None else [_cut(text) for text in captions]
         for start in range(0, len(names), _ROWS):
             rows = range(start, min(start + _ROWS, len(names)))
@@ -230,12 +224,11 @@ class MilvusGallery:
         if matrix.shape[1] != self.dim:
             raise DataError(f"the gallery holds embeddings of {self.dim} values, these have {matrix.shape[1]}")
         names = texts_of(ids, len(matrix), "ids") or []
-        if len(set(names)) < len(names):
-            raise DataError("ids must be different")
+        _check_ids(names)
         taken = self._known(names)
         if taken:
             raise DataError(f"id {min(taken)!r} is in the gallery already: remove it first")
-        self._insert(torch.cat(list(unit_blocks(matrix, self.correction, self._bank))), names,
+        self._insert(collected(unit_blocks(matrix, self.correction, self._bank)), names,
                      texts_of(captions, len(matrix), "captions"))
         self._write_about()
 
@@ -246,7 +239,8 @@ class MilvusGallery:
             DataError: an id that isn't there; nothing is removed then.
         """
         names = [str(name) for name in ids]
-        missing = [name for name in names if name not in self._known(names)]
+        known = self._known(names)
+        missing = [name for name in names if name not in known]
         if missing:
             raise DataError(f"there is no item {missing[0]!r} in the gallery")
         with _told(self.uri):
@@ -312,7 +306,15 @@ def _create_with(client: Any, name: str, schema: Any) -> None:
     client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
 
 
+def _check_ids(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise DataError("ids must be different")
+    for name in names:
+        raw = name.encode(errors="replace")
+        if not 1 <= len(raw) <= _LONGEST_ID or raw.decode() != name:
+            raise DataError(f"Milvus takes ids of 1 to {_LONGEST_ID} bytes of UTF-8, got {name[:40]!r}")
+
+
 def _cut(text: str) -> str:
-    """At most so many bytes as Milvus takes."""
-    raw = text.encode(errors="replace")
-    return text if len(raw) <= _LONGEST_CAPTION else raw[:_LONGEST_CAPTION].decode(errors="ignore")
+    """At most so many bytes as Milvus takes; what can't be encoded becomes a question mark."""
+    return text.encode(errors="replace")[:_LONGEST_CAPTION].decode(errors="ignore")

@@ -3,8 +3,11 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ import torch
 from torch import Tensor
 
 from xmodal.atomic import replacing
+from xmodal.data.fetch import sha256_of
 from xmodal.errors import CheckpointError, DataError, one_line
 from xmodal.metrics.hubness import CORRECTIONS
-from xmodal.search.indexes import KINDS
+from xmodal.search.indexes import KINDS, Index, load_index
 
 FORMAT = 1
 DESCRIPTION = "gallery.json"
@@ -93,3 +97,93 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not good:
         raise CheckpointError(f"{folder / DESCRIPTION} is damaged: build the gallery again")
     return said
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A gallery as it lies in its folder.
+
+    Attributes:
+        said: the checked description.
+        vectors: (n, width), memory-mapped.
+        file: that they are mapped from.
+        ids, captions: n texts, or None.
+        bank: (m, d) queries that hubs are corrected by, or None.
+        index: over the vectors, or None.
+    """
+
+    said: dict[str, Any]
+    vectors: Tensor
+    file: Path
+    ids: list[str] | None
+    captions: list[str] | None
+    bank: Tensor | None
+    index: Index | None
+
+
+def write_gallery(folder: Path, said: Mapping[str, Any], parts: Sequence[Tensor], *, file: Path | None,
+                  ids: list[str] | None, captions: list[str] | None, bank: Tensor | None, index: Index | None) -> None:
+    """Writes ``gallery.json`` and the files that it names. What was there stays readable until the new one is complete.
+
+    Args:
+        folder: where to.
+        said: of the description, what isn't about files.
+        parts: vectors, one part after the other; not written again where they are mapped from ``file`` in the folder.
+        file: that all of them are mapped from, or None.
+        ids, captions, bank, index: see :class:`Stored`.
+
+    Raises:
+        OSError: the disk is full or the folder can't be written to.
+    """
+    token = secrets.token_hex(4)
+    if file is not None and file.parent.absolute() == folder.absolute():
+        files = {"vectors": file.name}
+    else:
+        files = {"vectors": f"vectors-{token}.npy"}
+        write_array(folder / files["vectors"], parts)
+    if bank is not None:
+        files["bank"] = f"bank-{token}.npy"
+        write_array(folder / files["bank"], [bank])
+    checksum = None
+    if index is not None:
+        files["index"] = f"index-{token}.bin"
+        with replacing(folder / files["index"]) as beside:
+            index.save(beside)
+            checksum = sha256_of(beside)
+    if ids is not None or captions is not None:
+        files["texts"] = f"texts-{token}.json"
+        with replacing(folder / files["texts"]) as beside:
+            beside.write_text(json.dumps({"ids": ids, "captions": captions}), encoding="utf-8")
+    content = {"format": FORMAT, **said, "files": files, "index_sha256": checksum,
+               "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    with replacing(folder / DESCRIPTION) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for old in folder.glob("*-*.*"):
+        if old.name not in files.values() and old.stem.partition("-")[0] in ("vectors", "bank", "index", "texts"):
+            old.unlink(missing_ok=True)
+
+
+def read_gallery(folder: Path) -> Stored:
+    """What :func:`write_gallery` wrote.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    said = read_description(folder)
+    files = said["files"]
+    file = folder / files["vectors"]
+    vectors = map_array(file)
+    shape = int(vectors.shape[0]), int(vectors.shape[1])
+    if shape != (said["items"], said["dim"] + (2 if said.get("correction") else 0)):
+        raise CheckpointError(f"{file} has another shape than {DESCRIPTION} says: build the gallery again")
+    texts = read_json(folder / files["texts"]) if "texts" in files else {}
+    for key in ("ids", "captions"):
+        values = texts.get(key)
+        if values is not None and (not isinstance(values, list) or len(values) != shape[0]
+                                   or not all(isinstance(value, str) for value in values)):
+            raise CheckpointError(f"{folder / files['texts']}: expected {shape[0]} {key}: build the gallery again")
+    bank = map_array(folder / files["bank"]) if "bank" in files else None
+    index = None
+    if "index" in files:
+        index = load_index(said["kind"], folder / files["index"], shape, said.get("index_sha256"))
+    return Stored(said, vectors, file, texts.get("ids"), texts.get("captions"), bank, index)
