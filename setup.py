@@ -44,7 +44,8 @@ setup(
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0", "ruff>=0.6"],
         # playwright drives a Chromium that the system provides
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=6", "hypothesis>=6.100",
-                "ruff>=0.6", "mypy>=1.11", "playwright>=1.40", "pyyaml>=6"],
+                "ruff>=0.6", "mypy>=1.11", "playwright>=1.40", "pyyaml>=6",
+                "markdown-it-py>=3", "filelock>=3.12"],
     },
     entry_points={"console_scripts": ["xmodal = xmodal.cli.console:main"]},
     classifiers=[

@@ -9,6 +9,7 @@ chosen on the validation pairs, in closed form, against the fixed one that train
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import itertools
 from collections.abc import Mapping
@@ -118,11 +119,16 @@ def _mean(row: Mapping[str, Any], key: str) -> float:
     return sum(row[key]) / 2
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = study_parser(__doc__)
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--part", default="1/1", metavar="I/N", help="do every N-th training, from the I-th on")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     part, parts = map(int, args.part.split("/"))
     for name in args.problems:

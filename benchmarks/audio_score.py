@@ -8,6 +8,7 @@ results/audio_score.json.
 """
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -115,8 +116,13 @@ def group_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    return study_parser(__doc__).parse_args(argv)
+
+
 def main() -> None:
-    args = study_parser(__doc__).parse_args()
+    args = arguments()
     torch.set_num_threads(args.threads)
     done = json.loads(FILE.read_text()) if FILE.exists() else {"best": []}
     data = load_data("audio_score")

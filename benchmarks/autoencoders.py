@@ -10,6 +10,7 @@ stopped. Needs mnist_halves and fashion_twins (prepare_data.py).
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -315,15 +316,22 @@ def tables() -> str:
                                          "rotated, then signs (ITQ)", "bits"), SIZES, "dim", ("within", "map")))
 
 
-def main() -> None:
-    studies = {"pretraining": pretraining, "similar": similar, "hashing": hashing}
+STUDIES = {"pretraining": pretraining, "similar": similar, "hashing": hashing}
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = study_parser(__doc__)
-    parser.add_argument("study", choices=(*studies, "tables"))
+    parser.add_argument("study", choices=(*STUDIES, "tables"))
     parser.add_argument("--rows", nargs="+", help="only these; all by default")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     if args.study != "tables":
-        studies[args.study](args.seeds, args.rows)
+        STUDIES[args.study](args.seeds, args.rows)
     print(tables())
     print(machine())
 

@@ -132,8 +132,8 @@ def child(options: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the chosen methods one after the other and prints a table."""
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=10_000, help="number of pairs")
     parser.add_argument("--d", type=int, default=128, help="dimension")
@@ -141,7 +141,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--child", choices=list(METHODS), help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the chosen methods one after the other and prints a table."""
+    options = arguments(argv)
     if options.child:
         return child(options)
     print(f"{options.n} x {options.n}, d={options.d}, noise {options.noise}, {options.threads} thread(s)")

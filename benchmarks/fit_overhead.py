@@ -115,11 +115,16 @@ def compare(name: str, rounds: int = ROUNDS, pairs: int | None = None) -> dict[s
     return {"epochs": EPOCHS, "seconds": seconds, "ratio_epoch": whole, "ratio_steps": steps}
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="mnist_halves_ccal_tno",
                         choices=("mnist_halves_ccal_tno", "mnist_halves_corrnet_2017"))
-    name = parser.parse_args().model
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    name = arguments().model
     torch.set_num_threads(1)
     found = compare(name)
     for kind, values in found["seconds"].items():

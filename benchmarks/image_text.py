@@ -11,6 +11,7 @@ stopped.
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,13 +159,19 @@ def show(results: list[dict[str, Any]]) -> None:
         plot(mine)
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = study_parser(__doc__)
     parser.add_argument("study", nargs="?", choices=("heads", "scratch", "languages", "shrink"))
     parser.add_argument("--tables", action="store_true", help="train nothing, print what there is")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.study is None and not args.tables:
         parser.error("give a study, or --tables")
+    return args
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     loaded: dict[Any, PairedData] = {}
     for seed in args.seeds if args.study else ():

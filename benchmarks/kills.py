@@ -206,11 +206,16 @@ def make_pictures(folder: Path, draw: random.Random, count: int = 150) -> None:
     (folder / "captions.tsv").write_text("\n".join(lines) + "\n")
 
 
-def main(argv: list[str] | None = None) -> int:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = arguments(argv)
     draw = random.Random(options.seed)
     preparations = options.kills // 5
     with tempfile.TemporaryDirectory() as folder:

@@ -154,14 +154,19 @@ def compare(path: Path) -> dict[str, Any]:
     return {"pairs": pairs, "pairs_per_second": speeds, "ratio": ratio}
 
 
-def main(argv: list[str] | None = None) -> int:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=20.0)
     parser.add_argument("--limit", type=float, default=4.0, help="gigabytes of memory that a process may have")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this folder and leave everything there")
     parser.add_argument("--group", type=Path, metavar="DIR", help="also run the stages inside this control group")
     parser.add_argument("--child", choices=STAGES, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = arguments(argv)
     if options.child:
         return child(options.child, options.keep / "repeated.h5", options.limit, options.group)
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ study goes on where it stopped.
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import time
 from collections.abc import Callable
@@ -159,13 +160,19 @@ def steps(n: int = 1000, d: int = 128, rounds: int = 15) -> str:
                               for name, seconds in least.items()])
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = study_parser(__doc__)
     parser.add_argument("study", choices=(*PROBLEMS, "steps", "tables"))
     parser.add_argument("--rows", nargs="+", help="only these; all by default")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if unknown := [name for name in args.rows or () if name not in ROWS]:
         parser.error(f"there is no row {unknown[0]!r}; {did_you_mean(unknown[0], ROWS)}")
+    return args
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     if args.study == "steps":
         print(steps())

@@ -8,6 +8,7 @@ validation pairs, for each way.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import warnings
 from itertools import chain
@@ -43,8 +44,13 @@ def tested(data: PairedData, dim: int, n: int, weight: float | str, seed: int) -
             "mrr": retrieval_metrics(*embed(best, data.test))["V1_to_V2"]["mrr"]}
 
 
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    return study_parser(__doc__).parse_args(argv)
+
+
 def main() -> None:
-    args = study_parser(__doc__).parse_args()
+    args = arguments()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore", UserWarning)  # of views with more columns than pairs
     lines = ["| pairs, of items in each view | " + " | ".join(f"{figure}, {way}" for figure in ("sum corr.", "MRR")

@@ -189,12 +189,17 @@ def outcome(number: int, seed: int) -> tuple[str, str, str]:
     return "finite", made["kind"], made["told"]
 
 
-def main(argv: list[str] | None = None) -> int:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainings", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="NUMBER", help="this training alone")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = arguments(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of few pairs for a head: that is what this is about
     if options.only is not None:

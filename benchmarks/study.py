@@ -9,6 +9,7 @@ stopped. Delete the file to start over.
 """
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any
 
@@ -64,15 +65,21 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = study_parser(__doc__)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--rows", nargs="+", help="only these; all by default")
     parser.set_defaults(threads=torch.get_num_threads())
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     known = STUDIES[args.study][1]
     if unknown := [name for name in args.rows or () if name not in known]:
         parser.error(f"{args.study} has no row {unknown[0]!r}; {did_you_mean(unknown[0], known)}")
+    return args
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     file = RESULTS / f"{args.study}.json"
     done = json.loads(file.read_text()) if file.exists() else {"rows": {}}

@@ -58,12 +58,17 @@ def seconds(run: Callable[[], None], device: str, steps: int) -> float:
     return (clock() - started) / steps
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3)
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(1)
     runs = {name: step(precision, layout, args.device) for name, (precision, layout) in VARIANTS.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}

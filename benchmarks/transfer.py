@@ -12,6 +12,7 @@ stopped.
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tempfile
 import time
@@ -215,13 +216,19 @@ def table(results: list[dict[str, Any]], key: str, digits: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = study_parser(__doc__)
     parser.add_argument("study", choices=(*STUDIES, "tables"))
     parser.add_argument("--ways", nargs="+", default=[*WAYS], help="only these; all by default")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if unknown := [way for way in args.ways if way not in WAYS]:
         parser.error(f"there is no way {unknown[0]!r}; {did_you_mean(unknown[0], WAYS)}")
+    return args
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     if args.study != "tables":
         run(args.study, args.seeds, args.ways)

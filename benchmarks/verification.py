@@ -11,6 +11,7 @@ benchmarks/results/verification.jsonl; started again, a study goes on where it s
 """
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tempfile
 import time
@@ -194,11 +195,16 @@ def figure(path: Path) -> None:
     write_png(plot_roc({row: (SHARES, np.array(found[row]["curves"]["random"])) for row in DRAWN}), path)
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = study_parser(__doc__)
     parser.add_argument("study", choices=(*STUDIES, "tables", "figure"))
     parser.add_argument("out", nargs="?", type=Path, default=Path("verification_roc.png"))
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     if args.study == "figure":
         figure(args.out)

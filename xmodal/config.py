@@ -178,8 +178,9 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     except OSError as error:
         folder = path.parent if path.parent.is_dir() else Path("models")
         near = [str(p) for p in folder.glob("*.py")]
-        hint = f"; {did_you_mean(str(folder / path.name), near)}" if near else ""
-        raise ExperimentError(f"cannot read the model file {path}: {error.strerror}{hint}") from error
+        hint = did_you_mean(str(folder / path.name), near) if near else \
+            "model files come with a clone of the repository, not with the package: write one (docs/your_own_model.md)"
+        raise ExperimentError(f"cannot read the model file {path}: {error.strerror}; {hint}") from error
     except UnicodeDecodeError as error:
         raise ExperimentError(f"{path} is not a text file: {error.reason} at byte {error.start}") from error
     except ValueError as error:  # a NUL character

@@ -36,15 +36,21 @@ TARGETS: dict[str, Callable[[Path], Case]] = {
 RESULTS = Path(__file__).parents[1] / "results" / "fuzz.json"
 
 
-def main() -> int:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="+", metavar="NUMBER", help="these cases, in this process")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if unknown := [name for name in args.targets if name not in TARGETS]:
         parser.error(f"no target {unknown[0]!r}; known: {', '.join(TARGETS)}")
+    return args
+
+
+def main() -> int:
+    args = arguments()
     torch.set_num_threads(1)
     work = Path(tempfile.mkdtemp(prefix="fuzz-"))
     tempfile.tempdir = str(work)  # what children that crash leave behind is removed, too

@@ -17,10 +17,10 @@ from benchmarks.fuzz.runs import small_data, trained_runs, write_run
 from xmodal.cli import run_search
 from xmodal.cli.common import run_command
 from xmodal.data import load_data
+from xmodal.data.readers import ItemReader
 from xmodal.features.images import ColourHog
 from xmodal.features.sounds import Spectrograms, read_wave
 from xmodal.features.texts import TfIdf
-from xmodal.data.readers import ItemReader
 
 _KINDS = (("exact", []), ("codes", ["--bits", "8", "--codes", "rotated"]), ("exact", ["--correction", "csls"]))
 _QUERIES = ("0", "1", "99", "-1", "row:1", "row:x", "id:a", "text:x", "1,2,3", "1 2 3 4 5 6", "nan,1,2", "1e999 2 3",

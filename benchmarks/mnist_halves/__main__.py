@@ -167,20 +167,30 @@ def write_tables() -> None:
         path.write_text(text)
 
 
-def main() -> None:
+def all_rows() -> dict[str, Row]:
+    """Every row of every table, by its name; of those without a model the name is all there is."""
+    rows = {row.name: row for row in chain.from_iterable(TABLES.values())}
+    return rows | {name: Row(name) for name in (RAW, CLASSIFIER)}
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tables", action="store_true", help="train nothing")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if unknown := set(args.rows or ()) - all_rows().keys():
+        parser.error(f"no row {unknown.pop()!r}; there are: {', '.join(all_rows())}")
+    return args
+
+
+def main() -> None:
+    args = arguments()
     torch.set_num_threads(args.threads)
     data = None if args.tables else load_data("mnist_halves")
-    rows = {row.name: row for row in chain.from_iterable(TABLES.values())}
-    rows |= {name: Row(name) for name in (RAW, CLASSIFIER)}
-    unknown = set(args.rows or ()) - rows.keys()
-    if unknown:
-        parser.error(f"no row {unknown.pop()!r}; there are: {', '.join(rows)}")
+    rows = all_rows()
     wanted = [name for name in rows if not args.rows or name in args.rows]
     for seed in args.seeds if data is not None else ():
         for name in wanted:

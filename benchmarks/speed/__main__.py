@@ -38,7 +38,8 @@ def table(claims: Iterable[Row], title: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default all")
@@ -47,12 +48,17 @@ def main() -> None:
                         help="growth: evaluate 10^6 pairs, too (an hour); search: a second model and "
                              "random vectors (ten minutes)")
     parser.add_argument("--device", default="cpu", help="of the part precision")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if options.device != "cpu" and options.parts != ["precision"]:
         parser.error("--device is for the part precision alone")
+    return options
+
+
+def main() -> None:
+    options = arguments()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     claims: list[Row] = []

@@ -121,7 +121,8 @@ def wrong_rows(made: dict[str, Tensor], count: int, rows: Tensor) -> int:
     return int((~((scores - best).abs() < 1e-5)).sum())
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.search_disk", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=10.24)
@@ -131,7 +132,11 @@ def main() -> None:
     parser.add_argument("--child", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    options = arguments()
     if options.child:
         child(options)
         return

@@ -12,7 +12,7 @@
       with further views of the pictures (extra: images)
   python prepare_data.py audio_score --pairs 2600
       scores engraved and played here (extra: audio)
-  python prepare_data.py audio_score --wav "bach/bwv10.7@12.500" query.wav
+  python prepare_data.py audio_score --wav "bach/bwv10.7@8.166" query.wav
       writes the sound of one item
   python prepare_data.py iapr --images DIR --annotations DIR
       features of the public release, made here

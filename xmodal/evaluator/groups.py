@@ -58,5 +58,5 @@ def check_groups(split: PairSplit) -> tuple[list[str], np.ndarray]:
     """
     if split.ids is None:
         raise DataError(f"retrieval of groups needs ids of the view-1 items, and the {split.name} pairs have none; "
-                        "ids must read PIECE@PLACE, such as bach/bwv10.7@12.500")
+                        "ids must read PIECE@PLACE, such as bach/bwv10.7@8.166")
     return split_ids(split.ids)

@@ -76,7 +76,7 @@ class _Answer(NamedTuple):
 
 
 def split_ids(ids: Iterable[str]) -> tuple[list[str], np.ndarray]:
-    """Group and place of ids such as ``bach/bwv10.7@12.500``, cut at the last ``@``: n names and (n,) float64.
+    """Group and place of ids such as ``bach/bwv10.7@8.166``, cut at the last ``@``: n names and (n,) float64.
 
     Raises:
         DataError: no ``@``, no name before it, or no finite number after it; names the id.
@@ -90,7 +90,7 @@ def split_ids(ids: Iterable[str]) -> tuple[list[str], np.ndarray]:
             place = math.nan
         if not name or not math.isfinite(place):
             raise DataError(f"id {number} is {str(text)[:60]!r}; ids must read PIECE@PLACE, a number after the last @, "
-                            "such as bach/bwv10.7@12.500")
+                            "such as bach/bwv10.7@8.166")
         names.append(name)
         places.append(place)
     return names, np.array(places, dtype=np.float64)

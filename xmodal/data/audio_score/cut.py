@@ -180,14 +180,16 @@ def snippets(strip: np.ndarray, middles: np.ndarray, scale: np.ndarray) -> np.nd
     rows = (np.arange(SNIPPET[0]) - SNIPPET[0] / 2)[None, :, None] / scale[:, None, None]
     columns = (np.arange(SNIPPET[1]) - SNIPPET[1] / 2)[None, None, :] / scale[:, None, None]
     where = np.broadcast_arrays(rows + middles[:, 0, None, None], columns + middles[:, 1, None, None])
-    return np.round(map_coordinates(strip.astype(np.float32), where, order=1)).astype(np.uint8)
+    grey: np.ndarray = np.round(map_coordinates(strip.astype(np.float32), where, order=1))
+    return grey.astype(np.uint8)
 
 
 def excerpts(sound: np.ndarray, frames: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """(n, 92, 42) uint8: 42 frames of ``sound`` (92, frames) around ``frames`` (n,), as loud as ``gain`` (n,) says."""
     parts = np.stack([sound[:, frame - FRAMES // 2:frame + FRAMES // 2] for frame in frames])
     louder = np.log10(1 + (10 ** parts - 1) * gain[:, None, None])
-    return np.clip(np.round(louder / STEP), 0, 255).astype(np.uint8)
+    steps: np.ndarray = np.clip(np.round(louder / STEP), 0, 255)
+    return steps.astype(np.uint8)
 
 
 def wave_excerpt(wave: np.ndarray, seconds: float) -> np.ndarray:

@@ -104,7 +104,7 @@ def play(item: str, file: Path, *, seed: int = SEED, corpus: Sequence[str] = ("s
     name, _, at = item.rpartition("@")
     pieces = {piece.name: piece for piece in find_pieces(corpus)}
     if name not in pieces:
-        raise DataError(f"there is no piece {name!r}: expected an id such as bach/bwv10.7@12.500; "
+        raise DataError(f"there is no piece {name!r}: expected an id such as bach/bwv10.7@8.166; "
                         + did_you_mean(name, pieces))
     try:
         seconds = float(at)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,10 +52,11 @@ def synthesise(onset: np.ndarray, duration: np.ndarray, pitch: np.ndarray, veloc
     return wave * np.float32(0.5 / loudest) if loudest > 0 else wave
 
 
-def _load(synth: object) -> int:
-    return int(synth.sfload(str(soundfont())))  # type: ignore[attr-defined]
+def _load(synth: Any) -> int:
+    return int(synth.sfload(str(soundfont())))
 
 
-def _generate(synth: object, samples: int) -> np.ndarray:
-    stereo = np.frombuffer(synth.generate(samples), dtype=np.float32)  # type: ignore[attr-defined]
-    return stereo.reshape(-1, 2).mean(axis=1)
+def _generate(synth: Any, samples: int) -> np.ndarray:
+    stereo = np.frombuffer(synth.generate(samples), dtype=np.float32).reshape(-1, 2)
+    mono: np.ndarray = stereo.mean(axis=1)
+    return mono
