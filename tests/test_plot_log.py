@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from xmodal.cli import plot_log
 from xmodal.checkpoint import read_log
+from xmodal.cli import plot_log
 from xmodal.cli.plot_log import main, name_runs
 from xmodal.errors import DataError
 

@@ -140,7 +140,8 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", weights: s
         raise CheckpointError(f"{run.file(RunFolder.CONFIG)} lacks data.view1_shape or data.view2_shape: it is damaged")
     view1_shape, view2_shape = (tuple(shape) for shape in shapes)
     model, header = _restored(run, about, view1_shape, view2_shape, weights, torch.device(device))
-    return TrainedRun(run, about, model, header, torch.device(device), weights, (view1_shape, view2_shape), data, run_code)
+    return TrainedRun(run, about, model, header, torch.device(device), weights, (view1_shape, view2_shape), data,
+                      run_code)
 
 
 def load_model(run: RunFolder, data: PairedData, weights: str, device: torch.device
