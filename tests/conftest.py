@@ -35,6 +35,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def every_warning() -> None:
+    """Torch gives some warnings once a process; which test fails by them should not depend on the order of tests."""
+    torch.set_warn_always(True)
+
+
 @pytest.fixture
 def correlated_pairs() -> PairedData:
     """200 training, 60 validation and 60 test pairs of widths 12 and 9 with 6 common factors."""

@@ -23,8 +23,7 @@ from xmodal.features.pictures import MOST_PIXELS, SUFFIXES, UnusablePictureError
 Image = pytest.importorskip("PIL.Image")
 ImageOps = pytest.importorskip("PIL.ImageOps")
 ImageSequence = pytest.importorskip("PIL.ImageSequence")
-pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"),  # pytest takes away the module's own filter
-              pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")]
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # as the module has it; pytest takes away its filters
 LANCZOS = Image.Resampling.LANCZOS
 KINDS = {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}
 

@@ -58,7 +58,8 @@ KEYWORD = {"check_n_features_in_after_fitting": "it passes y by keyword to score
     [LinearCCA(1), PLS(1), KernelCCA(1, random_state=0),
      KernelCCA(1, approximation="nystroem", n_features=20, random_state=0)],
     expected_failed_checks=lambda estimator: KEYWORD)
-def test_scikit_learns_checks(estimator, check):
+def test_scikit_learns_checks(estimator, check, monkeypatch):
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")      # without it the check of array API dispatch is skipped
     check(estimator)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from xmodal.errors import ExperimentError
+from xmodal.errors import ExperimentError, NumericalError
 from xmodal.layers import CCALayer, Embedded, LearnedProjection
 from xmodal.networks import TwoTower
 from xmodal.objectives import (
@@ -33,8 +34,6 @@ from xmodal.objectives import (
     matching,
 )
 from xmodal.objectives.noise import total_correlation
-
-pytestmark = pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 
 
 def embeddings(n: int, d: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> Embedded:
@@ -231,13 +230,45 @@ def test_the_hardest_negatives_come_in_by_and_by():
     assert float(objective(embedded).detach()) == pytest.approx(hardest) and int(objective.steps) == 6
 
 
+def test_the_first_step_of_the_warm_up_is_the_mean_over_all_negatives():
+    embedded, pairs = embeddings(9, seed=1), table(9, 4, 6, 1)
+    s, negatives = cosines(embedded), negatives_of(9, pairs)
+
+    def mean(s, negatives) -> float:
+        hinges = [max(0.0, 0.3 + distance(s[i][i]) - distance(s[i][j])) for i in range(9) for j in negatives[i]]
+        return sum(hinges) / len(hinges)
+
+    objective = Triplet(0.3, "hardest", warm_up=4)
+    assert objective(embedded, pairs).item() == pytest.approx(by_directions(mean, 9, s, negatives), rel=1e-6)
+    hardest = by_directions(triplet_by_loops("hardest", 0.3), 9, s, negatives)
+    assert hardest > 1.1 * by_directions(mean, 9, s, negatives)
+    assert objective.steps.dtype == torch.int64 and int(objective.steps) == 1
+
+
+def test_triplets_are_semi_hard_unless_asked_otherwise():
+    embedded = embeddings(12, seed=2)
+    assert Triplet()(embedded) == Triplet(0.2, "semi-hard")(embedded) != Triplet(0.2, "all")(embedded)
+
+
+def test_the_plateau_is_not_told_too_soon():
+    objective = Triplet(0.3, "hardest", warm_up=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(99):
+            objective(Embedded(torch.ones(8, 4), torch.ones(8, 4)))
+        for _ in range(150):
+            objective._watch(torch.tensor(0.3 * 1.002))     # near the margin, but not within a thousandth of it
+        with pytest.warns(UserWarning, match="one point"):
+            for _ in range(100):
+                objective._watch(torch.tensor(0.3 * 1.0005))
+
+
 def test_the_plateau_of_one_point_is_told_once():
     objective = Triplet(0.3, "hardest", warm_up=0)
     point = Embedded(torch.ones(8, 4).requires_grad_(), torch.ones(8, 4))
     with pytest.warns(UserWarning, match=r"stood at its margin of 0\.3 for 100 steps: all embeddings are one point"):
         for _ in range(100):
             objective(point)
-    import warnings
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(50):
@@ -279,7 +310,7 @@ def test_barlow_twins_by_loops():
     C = np.corrcoef(one.T, two.T)[:4, 4:]
     expected = sum((1 - C[i, i]) ** 2 for i in range(4)) + 0.1 * sum(C[i, j] ** 2 for i, j in
                                                                    itertools.permutations(range(4), 2))
-    assert float(BarlowTwins(0.1)(embedded)) == pytest.approx(expected)
+    assert BarlowTwins(0.1)(embedded).item() == pytest.approx(expected)
 
 
 def test_vicreg_by_loops():
@@ -289,7 +320,7 @@ def test_vicreg_by_loops():
         S = np.cov(z.T)
         expected += 25 * np.maximum(0, 1 - np.sqrt(np.diag(S) + 1e-4)).mean()
         expected += ((S ** 2).sum() - (np.diag(S) ** 2).sum()) / 4
-    assert float(VICReg()(embedded)) == pytest.approx(expected)
+    assert VICReg()(embedded).item() == pytest.approx(expected)
 
 
 def test_soft_decorrelation_remembers_the_past():
@@ -302,7 +333,7 @@ def test_soft_decorrelation_remembers_the_past():
         totals = [0.8 * total + np.cov(z.T) for total, z in zip(totals, views, strict=True)]
         expected = 0.5 * ((views[0] - views[1]) ** 2).sum(1).mean() + 0.3 * sum(
             np.abs(total / seen).sum() - np.abs(np.diag(total / seen)).sum() for total in totals)
-        assert float(objective(embedded)) == pytest.approx(expected)
+        assert objective(embedded).item() == pytest.approx(expected)
     objective.eval()
     before = objective.covariance1.clone()
     objective(embeddings(30, 4, seed=9))
@@ -310,6 +341,23 @@ def test_soft_decorrelation_remembers_the_past():
     again = SoftDecorrelation(0.3, momentum=0.8)
     again.load_state_dict(objective.state_dict())
     torch.testing.assert_close(again.double().eval()(embeddings(30, 4)), objective(embeddings(30, 4)))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 9])
+@pytest.mark.parametrize("halves", [False, True])
+def test_eckart_young_by_the_formula(n, halves):
+    """−2 tr(C) + ‖V‖²; with halves the product of V's of rows 0 to n//2 and of the others, from four rows on."""
+    one, two = moments(embedded := embeddings(n, 4, seed=n))
+    S = np.cov(one.T, two.T)
+    reward = 2 * np.trace(S[:4, 4:])
+
+    def variance(rows: slice) -> np.ndarray:
+        return np.cov(one[rows].T) + np.cov(two[rows].T)
+
+    square = variance(slice(None)) ** 2
+    if halves and n >= 4:
+        square = variance(slice(0, n // 2)) * variance(slice(n // 2, n))
+    assert EckartYoung(halves)(embedded).item() == pytest.approx(-2 * reward + square.sum())
 
 
 def two_views(n: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -339,7 +387,7 @@ def test_the_least_eckart_young_loss_is_that_of_cca(halves):
 
     for _ in range(5):
         optimizer.step(step)
-    assert float(step()) == pytest.approx(-float(rho.square().sum()), rel=0.02 if halves else 1e-6)
+    assert step().item() == pytest.approx(-float(rho.square().sum()), rel=0.02 if halves else 1e-6)
     z = [(v @ w).detach() for v, w in zip((x, y), weights, strict=True)]
     found = total_correlation(*z, 0.0)
     assert float(found) == pytest.approx(float(rho.sum()), rel=0.02 if halves else 1e-6)
@@ -374,11 +422,11 @@ def test_neighbourhood_components_by_loops():
 
     expected = (direction(s) + direction([[s[j][i] for j in range(7)] for i in range(7)])) / 2
     objective = NeighbourhoodComponents(0.5)
-    assert float(objective(embedded, None, labels)) == pytest.approx(expected, rel=1e-6)
+    assert objective(embedded, None, labels).item() == pytest.approx(expected, rel=1e-6)
     torch.autograd.gradcheck(lambda a, b: objective(Embedded(a, b), None, labels), embedded[:2])
     mixed = WeightedSum([(0.5, objective), (0.5, InfoNCE())])
     assert mixed.uses_labels and not WeightedSum([(1.0, InfoNCE()), (0.0, objective)]).uses_labels
-    assert float(mixed(embedded, None, labels)) == pytest.approx(0.5 * expected + 0.5 * float(InfoNCE()(embedded)))
+    assert mixed(embedded, None, labels).item() == pytest.approx(0.5 * expected + 0.5 * InfoNCE()(embedded).item())
 
 
 def test_neighbours_by_blocks_of_rows_and_far_apart(monkeypatch):
@@ -403,7 +451,7 @@ def test_classes_of_one_and_no_classes():
     embedded = embeddings(4)
     loss = NeighbourhoodComponents()(embedded, None, torch.arange(4))
     loss.backward()
-    assert float(loss) == 0 and embedded.view1.grad.eq(0).all()
+    assert loss.item() == 0 and embedded.view1.grad.eq(0).all()
     with pytest.raises(ExperimentError, match="needs labels, and these data have none"):
         NeighbourhoodComponents()(embedded)
 
@@ -425,6 +473,43 @@ def test_more_values_than_rows_are_compared_in_the_space_of_the_rows():
     assert float(total_correlation(wide, narrow, 0.1)) == pytest.approx(float(as_it_is.detach()), rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize(("d1", "d2"), [(5, 3), (40, 6), (6, 40), (50, 40)])
+def test_the_sum_with_ridges_by_numpy(d1, d2, scale):
+    """Singular values of the cross-covariance whitened with ridges of r times each mean variance."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, d1)) + 3
+    y = x[:, :1] + rng.normal(size=(20, d2))
+    S = np.cov(x.T, y.T)
+    blocks = [S[:d1, :d1], S[d1:, d1:]]
+    roots = []
+    for block in blocks:
+        values, vectors = np.linalg.eigh(block + 0.1 * np.trace(block) / len(block) * np.eye(len(block)))
+        roots.append(vectors @ np.diag(values ** -0.5) @ vectors.T)
+    expected = np.linalg.svd(roots[0] @ S[:d1, d1:] @ roots[1], compute_uv=False).sum()
+    rows = torch.from_numpy(x * scale), torch.from_numpy(y)
+    assert float(total_correlation(*rows, 0.1)) == pytest.approx(expected, rel=1e-5)
+    wants = tuple(z.clone().requires_grad_() for z in rows)
+    assert float(total_correlation(*wants, 0.1).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_outputs_that_are_not_finite_are_told_from_those_for_noise():
+    z = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+    bad = z.index_fill(0, torch.tensor([2]), torch.nan)
+    for outputs, name in (((bad, z), "a tower's output"), ((z, bad), "a tower's output for noise")):
+        with pytest.raises(NumericalError, match=f"^the covariance of {name} is not positive definite"):
+            total_correlation(*outputs, 0.1)
+
+
+def test_noise_leaves_the_base_its_pairs():
+    x, y = (v.float() for v in two_views(12))
+    model = TwoTower(nn.Linear(5, 3), nn.Linear(5, 3), LearnedProjection(3), noise=True)
+    base, pairs = PairwiseRanking(), table(12, 4, 5, 0)
+    embedded = model(x, y)
+    assert base(embedded, pairs) != base(embedded)
+    assert NoiseRegularised(base, weight=0.0)(embedded, pairs).item() == pytest.approx(base(embedded, pairs).item())
+
+
 def test_noise_costs_nothing_where_towers_are_invertible_maps():
     """A full-rank linear tower keeps all correlations, with noise as well (the paper's theorem); a tower of rank 1 does
     not."""
@@ -443,7 +528,7 @@ def test_noise_costs_nothing_where_towers_are_invertible_maps():
             embedded = model(x, y)
             base = TraceNorm()
             objective = NoiseRegularised(base, weight=1.0, r=1e-6)
-            return float(objective(embedded) - base(embedded))
+            return (objective(embedded) - base(embedded)).item()
 
     assert cost(5) < 0.01 < 0.2 < cost(1)
 
@@ -462,8 +547,32 @@ def test_noise_needs_a_model_that_passes_it_on():
     lambda: Triplet(0.0), lambda: Triplet(0.1, "soft"), lambda: Triplet(warm_up=-1), lambda: Siamese(3.0),
     lambda: SigmoidPairs(0.0), lambda: Circle(1.0), lambda: BarlowTwins(-1.0), lambda: VICReg(variance=-1.0),
     lambda: SoftDecorrelation(momentum=1.0), lambda: NeighbourhoodComponents(0.0),
-    lambda: NoiseRegularised(InfoNCE(), -1.0)])
+    lambda: NoiseRegularised(InfoNCE(), -1.0), lambda: NoiseRegularised(InfoNCE(), r=0.0)])
 def test_settings_that_mean_nothing_are_refused(make):
     with pytest.raises(ExperimentError) as refused:
         make()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: BarlowTwins(-1.0), "BarlowTwins: weight"), (lambda: SoftDecorrelation(-1.0), "SoftDecorrelation: weight"),
+    *((lambda name=name: VICReg(**{name: float("inf")}), f"VICReg: {name}")
+      for name in ("invariance", "variance", "covariance"))])
+def test_the_weight_that_means_nothing_is_named(make, message):
+    with pytest.raises(ExperimentError, match=f"^{message} must not be negative, got "):
+        make()
+
+
+def test_weights_of_nought_leave_the_other_terms():
+    one, two = moments(embedded := embeddings(50, 4))
+    C = np.corrcoef(one.T, two.T)[:4, 4:]
+    assert BarlowTwins(0.0)(embedded).item() == pytest.approx(((1 - np.diag(C)) ** 2).sum())
+    assert VICReg(1.0, 0.0, 0.0)(embedded).item() == pytest.approx(((one - two) ** 2).mean())
+    assert SoftDecorrelation(0.0)(embedded).item() == pytest.approx(4 * (1 - np.diag(C)).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(0.5, 0.0), (3.0, -2.0)])
+def test_sigmoid_pairs_of_any_scale_and_bias(scale, bias):
+    embedded = embeddings(6, seed=1)
+    expected = sigmoid_by_loops(cosines(embedded), negatives_of(6, None), scale, bias)
+    assert SigmoidPairs(scale, bias)(embedded).item() == pytest.approx(expected, rel=1e-5)

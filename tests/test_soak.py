@@ -8,7 +8,7 @@ from benchmarks.soak import outcome, training, wrong_claims
 from xmodal.data import Batch
 
 
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore:CCALayer", "ignore:the triplet loss")
 @pytest.mark.parametrize("number", [*range(5000, 5030), 47, 62, 114, 326])  # the last four broke something once
 def test_a_short_training_ends_well(number):
     what, _, told = outcome(number, seed=0)

@@ -60,10 +60,10 @@ def test_a_products_posteriors_are_those_of_a_linear_gaussian_model():
     x = torch.ones(1, 1)
     extras = model(x, x).extras
     for source, precision in (("view1", 11.0), ("view2", 11.0), ("both", 21.0)):
-        assert float(extras[f"mean_{source}"]) == pytest.approx((precision - 1) / precision, rel=1e-5)
-        assert float(extras[f"log_variance_{source}"].exp()) == pytest.approx(1 / precision, rel=1e-5)
-    assert float(model.code(x, x)) == pytest.approx(20 / 21, rel=1e-5)
-    assert float(model.embed_view2(x)) == pytest.approx(10 / 11, rel=1e-5)
+        assert extras[f"mean_{source}"].item() == pytest.approx((precision - 1) / precision, rel=1e-5)
+        assert extras[f"log_variance_{source}"].exp().item() == pytest.approx(1 / precision, rel=1e-5)
+    assert model.code(x, x).item() == pytest.approx(20 / 21, rel=1e-5)
+    assert model.embed_view2(x).item() == pytest.approx(10 / 11, rel=1e-5)
 
 
 @pytest.mark.parametrize("experts", EXPERTS)

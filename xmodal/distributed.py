@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -130,9 +130,9 @@ def gather_rows(*parts: Tensor) -> tuple[Tensor, ...]:
         return parts
     lengths = _lengths(len(parts[0]))
     if all(part.ndim == 2 and part.dtype == parts[0].dtype for part in parts):  # side by side they are one message
-        whole = _GatherRows.apply(torch.cat(parts, dim=1), lengths)
-        return whole.split([part.shape[1] for part in parts], dim=1)
-    return tuple(_GatherRows.apply(part, lengths) for part in parts)
+        whole = _gathered(torch.cat(parts, dim=1), lengths)
+        return tuple(whole.split([part.shape[1] for part in parts], dim=1))
+    return tuple(_gathered(part, lengths) for part in parts)
 
 
 def _lengths(length: int) -> list[int]:
@@ -161,9 +161,12 @@ class _GatherRows(torch.autograd.Function):
         return gradient[ctx.low:ctx.low + ctx.length] * size(), None
 
 
+_gathered: Callable[[Tensor, list[int]], Tensor] = _GatherRows.apply
+
+
 def add_up(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes; differentiable, whatever each of them computes from it."""
-    return value if size() == 1 else _AddUp.apply(value)
+    return value if size() == 1 else _added_up(value)
 
 
 class _AddUp(torch.autograd.Function):
@@ -176,7 +179,10 @@ class _AddUp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _AddUp.apply(gradient)
+        return _added_up(gradient)
+
+
+_added_up: Callable[[Tensor], Tensor] = _AddUp.apply
 
 
 def merge_moments(covariance: PairCovariance) -> PairCovariance:

@@ -11,6 +11,7 @@ values and is NaN where two of them meet. See :class:`PolarFactor`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +64,7 @@ def ridged(S: Tensor, r: float, eps: float = EXACT) -> Tensor:
 
 def cholesky(S: Tensor, what: str) -> Tensor:
     """Lower Cholesky factor of a covariance, or a :class:`NumericalError` that says what is wrong with it."""
+    L: Tensor
     L, info = torch.linalg.cholesky_ex(S)
     if int(info) != 0 or not bool(torch.isfinite(L.diagonal()).all()):
         raise NumericalError(f"the covariance of {what} is not positive definite: {describe_spectrum(S)}")
@@ -82,13 +84,13 @@ def describe_spectrum(S: Tensor) -> str:
 
 def whitened_cross_covariance(S12: Tensor, L1: Tensor, L2: Tensor) -> Tensor:
     """``T = L1⁻¹ S12 L2⁻ᵀ``, (d1, d2), by two triangular solves."""
-    left = torch.linalg.solve_triangular(L1, S12, upper=False)
-    return torch.linalg.solve_triangular(L2, left.mT, upper=False).mT
+    return whiten(torch.linalg.solve_triangular(L1, S12, upper=False), L2)
 
 
 def whiten(A: Tensor, L: Tensor) -> Tensor:
     """``A L⁻ᵀ`` for centred rows ``A`` (n, d): rows whose covariance is the identity."""
-    return torch.linalg.solve_triangular(L, A.mT, upper=False).mT
+    white: Tensor = torch.linalg.solve_triangular(L, A.mT, upper=False)
+    return white.mT
 
 
 def fix_signs(U: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,3 +224,7 @@ class PolarFactor(torch.autograd.Function):
         s = sigma[:, None] + sigma[None, :]
         inner = (H - H.mT) * (s / (s.square() + ctx.eps**2)) + torch.diag(grad_sigma)
         return E @ inner @ Ft, None
+
+
+#: ``(T, ε) ↦ (Q, σ)`` of :class:`PolarFactor`.
+polar_factor: Callable[[Tensor, float], tuple[Tensor, Tensor]] = PolarFactor.apply

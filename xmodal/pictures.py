@@ -220,7 +220,7 @@ def _as_picture(item: np.ndarray, style: ViewStyle) -> np.ndarray | None:
     if item.ndim == 2:
         return item
     if item.ndim == 3 and item.shape[0] == 1:
-        return item[0]
+        return item.squeeze(axis=0)
     if item.ndim == 3 and item.shape[0] == 3:
         return np.clip((np.moveaxis(item, 0, 2) - style.low) / ((style.high - style.low) or 1.0), 0.0, 1.0)
     return None

@@ -128,7 +128,8 @@ def filterbank() -> np.ndarray:
     for band, (start, centre, stop) in enumerate(zip(bins, bins[1:], bins[2:], strict=False)):
         bank[start:centre, band] = np.linspace(0, 1, centre - start, endpoint=False)
         bank[centre:stop, band] = np.linspace(1, 0, stop - centre, endpoint=False)
-    return bank / bank.sum(axis=0)
+    bank /= bank.sum(axis=0)
+    return bank
 
 
 def spectrogram(wave: np.ndarray) -> np.ndarray:
@@ -142,4 +143,5 @@ def spectrogram(wave: np.ndarray) -> np.ndarray:
     starts = starts[starts + FFT <= len(padded)]
     windows = padded[starts[:, None] + np.arange(FFT)] * np.hanning(FFT).astype(np.float32)
     magnitudes = np.abs(np.fft.rfft(windows, axis=1)).astype(np.float32)
-    return np.log10(1 + magnitudes @ filterbank()).T
+    bands: np.ndarray = np.log10(1 + magnitudes @ filterbank()).T
+    return bands

@@ -1,6 +1,7 @@
 """Batch norm over a batch that several processes share."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class SharedBatchNorm(_BatchNorm):
         mean, variance, count = _shared_moments(wide.detach())
         self._track(mean, variance, count)
         weight, bias = (None if p is None else p.to(wide.dtype) for p in (self.weight, self.bias))
-        return _Normalise.apply(wide, weight, bias, mean, variance, count, self.eps).to(input.dtype)
+        return _normalise(wide, weight, bias, mean, variance, count, self.eps).to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -82,6 +83,9 @@ class _Normalise(torch.autograd.Function):
         offset = weight * scale * of_bias - mean * slope
         to_x -= batch_norm(x, torch.zeros_like(mean), torch.ones_like(mean), slope, offset, False, 0.0, 0.0)
         return to_x, to_weight if ctx.affine else None, to_bias if ctx.affine else None, None, None, None, None
+
+
+_normalise: Callable[[Tensor, Tensor | None, Tensor | None, Tensor, Tensor, Tensor, float], Tensor] = _Normalise.apply
 
 
 def share_batch_norms(model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Codes of plus and minus one that gradients pass through."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,15 +20,18 @@ class _Sign(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        u: Tensor
         (u,) = ctx.saved_tensors
         return gradient * (u.abs() <= 1)
+
+
+_sign: Callable[[Tensor], Tensor] = _Sign.apply
 
 
 def sign_through(u: Tensor) -> Tensor:
     """+1 where ``u`` > 0, else −1, with the straight-through gradient (Bengio, Léonard, Courville 2013, arXiv
     1308.3432; cut off beyond ±1 as Hubara et al. 2016, arXiv 1602.02830, equation 4, have it)."""
-    signs: Tensor = _Sign.apply(u)
-    return signs
+    return _sign(u)
 
 
 def imbalance(codes: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from xmodal.errors import ExperimentError, NumericalError
 from xmodal.layers.embedded import Embedded, check_widths, least_precision, result_dtype
 from xmodal.linalg import (
     CCASolution,
-    PolarFactor,
     cca_solution,
     cholesky,
     describe_spectrum,
+    polar_factor,
     ridged,
     whiten,
     whitened_cross_covariance,
@@ -127,7 +127,7 @@ class CCALayer(nn.Module):
         if len(a) > 1:
             self._store(moments.detach(), self.count + len(a), eps)
         T = whitened_cross_covariance(moments.S12, L1, L2)
-        Q, correlations = PolarFactor.apply(T, eps**0.5)
+        Q, correlations = polar_factor(T, eps**0.5)
         z1 = whiten(a - moments.mean1, L1) @ Q
         z2 = whiten(b - moments.mean2, L2)
         return Embedded(z1.to(result), z2.to(result), correlations.to(result))
@@ -220,7 +220,8 @@ class CCALayer(nn.Module):
             moved = fn(buffer)
             return moved if moved.dtype == buffer.dtype else buffer.to(moved.device)
 
-        return super()._apply(move_only, recurse)
+        super()._apply(move_only, recurse)  # type: ignore[no-untyped-call]  # torch has no annotation here
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies, which start without a cached solution: the versions it goes by don't carry over."""

@@ -89,7 +89,8 @@ class CorrNet(nn.Module):
             raise ExperimentError(f"CorrNet's encoders must have outputs of one shape; items become "
                                   f"{tuple(part.shape[1:])} and {tuple(other.shape[1:])}")
         dtype = result_dtype(part, other)
-        return self.nonlinearity(part.to(dtype) + other.to(dtype))
+        code: Tensor = self.nonlinearity(part.to(dtype) + other.to(dtype))
+        return code
 
     def reconstruct(self, x: Tensor | None = None, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both views, (n, *shape1) and (n, *shape2), restored from pairs or from one view alone; call it in eval mode.

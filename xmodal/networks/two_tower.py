@@ -44,17 +44,19 @@ class TwoTower(nn.Module):
             extras = {**_noise_seen(1, self.tower1, x, a), **_noise_seen(2, self.tower2, y, b)}
         if self.training:
             a, b = gather_rows(a, b)
-        embedded = self.head(a, b)
+        embedded: Embedded = self.head(a, b)
         return embedded._replace(view1=self.norm(embedded.view1), view2=self.norm(embedded.view2),
                                  extras={**embedded.extras, **extras})
 
     def embed_view1(self, x: Tensor) -> Tensor:
         """x (n, *shape1) to (n, d), by the stored statistics; call it in eval mode."""
-        return self.norm(self.head.embed_view1(self.tower1(x)))
+        z: Tensor = self.norm(self.head.embed_view1(self.tower1(x)))
+        return z
 
     def embed_view2(self, y: Tensor) -> Tensor:
         """y (n, *shape2) to (n, d), by the stored statistics; call it in eval mode."""
-        return self.norm(self.head.embed_view2(self.tower2(y)))
+        z: Tensor = self.norm(self.head.embed_view2(self.tower2(y)))
+        return z
 
     @property
     def blends_statistics(self) -> bool:

@@ -47,9 +47,10 @@ class Verifier(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Embedded:
         """The base's embeddings of x (n, *shape1) and y (n, *shape2), and the extras above; in train mode of the whole
         batch, as :meth:`TwoTower.forward`."""
-        embedded = self.base(x, y)
+        embedded: Embedded = self.base(x, y)
         if self.training and not self.base.training:  # a frozen base gathers nothing
-            embedded = embedded._replace(**dict(zip(("view1", "view2"), gather_rows(*embedded[:2]), strict=True)))
+            z1, z2 = gather_rows(embedded.view1, embedded.view2)
+            embedded = embedded._replace(view1=z1, view2=z2)
         z1, z2 = embedded.view1, embedded.view2
         rows = other_rows(len(z1), self.others, self.training).to(z1.device)
         other = self.judge(z1.repeat_interleave(rows.shape[1], dim=0), z2[rows.flatten()]).view(rows.shape)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from xmodal.errors import DataError, did_you_mean
@@ -118,12 +118,13 @@ def hub_block(hubs: Mapping[str, Any], direction: str) -> str:
 
 def verification_block(report: Mapping[str, Any]) -> str:
     """What ``xmodal.evaluator.verify`` reports, as a small table of at most 80 columns."""
-    rows = (("Matching pairs, others", lambda one: f"{one['n_matching']}, {one['n_others']}"),
-            ("Area under the ROC curve", lambda one: f"{one['auc']:.4f}"),
-            ("Equal error rate", lambda one: f"{one['eer']:.2f}"),
-            ("Accuracy, threshold of validation", lambda one: f"{one['accuracy']:.2f} ({one['threshold']:.3f})"),
-            ("True accepts at 0.1 % false ones", lambda one: _number(one["tar@0.1%"], ".2f")),
-            ("True accepts at 1 % false ones", lambda one: _number(one["tar@1%"], ".2f")))
+    rows: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+        ("Matching pairs, others", lambda one: f"{one['n_matching']}, {one['n_others']}"),
+        ("Area under the ROC curve", lambda one: f"{one['auc']:.4f}"),
+        ("Equal error rate", lambda one: f"{one['eer']:.2f}"),
+        ("Accuracy, threshold of validation", lambda one: f"{one['accuracy']:.2f} ({one['threshold']:.3f})"),
+        ("True accepts at 0.1 % false ones", lambda one: _number(one["tar@0.1%"], ".2f")),
+        ("True accepts at 1 % false ones", lambda one: _number(one["tar@1%"], ".2f"))]
     question = "are they of one class" if report.get("match") == "class" else "does a pair match"
     lines = [f"Verification: {question}? (percent; others at random, or nearest)"]
     ways = {"by cosine": report} if "cosine" not in report else {"by the network": report,

@@ -80,11 +80,13 @@ class Dictionary(nn.Module):
     @property
     def atoms(self) -> Tensor:
         """(values, dim), columns of length one; a column of zeros stays zero."""
-        return self.weight / self.weight.norm(dim=0).clamp(min=torch.finfo(self.weight.dtype).tiny)
+        lengths: Tensor = self.weight.norm(dim=0)
+        return self.weight / lengths.clamp(min=torch.finfo(self.weight.dtype).tiny)
 
     def forward(self, codes: Tensor) -> Tensor:
         """(n, dim) to (n, *shape)."""
-        return linear(codes, self.atoms).unflatten(1, self.shape)
+        items: Tensor = linear(codes, self.atoms).unflatten(1, self.shape)
+        return items
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.shape}"
