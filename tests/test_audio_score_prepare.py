@@ -187,7 +187,7 @@ def test_the_sound_of_an_id_is_that_of_its_excerpt(prepared, corpus, tmp_path):
 
 
 @pytest.mark.parametrize("item, message", [
-    ("bwv10.8@1.0", r"there is no piece 'bwv10\.8': expected an id such as .*; did you mean bwv10\.7"),
+    ("bwv10.8@1.0", r"there is no piece 'bwv10\.8': expected an id such as .*; did you mean .*bwv10\.7"),
     ("bwv10.7@999", r"can't play 'bwv10\.7@999': the piece lasts from 0 to \d"),
     ("bwv10.7@soon", "can't play 'bwv10.7@soon'"), ("kept@1", "can't play 'kept@1': All rights reserved")])
 def test_ids_that_have_no_sound(item, message, corpus, tmp_path):

@@ -138,6 +138,13 @@ def test_the_same_row_twice_is_the_same():
     assert fixed.rows[0].value == pytest.approx(np.mean(1 / ranks[0]))     # a method that no seed changes
 
 
+def test_a_single_resample_is_the_least():
+    ranks = np.random.default_rng(0).integers(1, 30, 25).astype(float)
+    found = compare_rows([[ranks]], [], "mean_rank", n_resamples=1, seed=3).rows[0]
+    drawn = np.random.default_rng(3).integers(25, size=25)
+    assert found == pytest.approx((ranks.mean(), ranks[drawn].mean(), ranks[drawn].mean()))
+
+
 @pytest.mark.parametrize("rows, options, message", [
     ([], {}, "at least one run in each row"), ([[]], {}, "at least one run in each row"),
     ([[np.ones(3)], [np.ones(4)]], {}, "the same queries in all runs"),

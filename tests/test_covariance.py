@@ -48,6 +48,12 @@ def test_batch_moments_are_numpys():
     assert_moments(batch_moments(x, y), expected(x, y))
 
 
+def test_batch_moments_of_two_rows_and_of_one():
+    x, y = pairs(2)
+    assert_moments(batch_moments(x, y), expected(x, y))
+    assert not any(S.any() for S in batch_moments(x[:1], y[:1])[2:])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
        st.integers(0, 10**6), st.sampled_from([0.0, -3.0, 1e4]), st.sampled_from([1e-3, 1.0, 1e3]), st.randoms())
@@ -117,6 +123,35 @@ def test_takes_any_float_and_values_that_want_gradients():
     assert_moments(covariance.moments(), expected(x.half(), y.bfloat16().float()))
 
 
+def test_of_all_batches_of_items_of_any_shape():
+    x, y = pairs(30, 12, 6, mean=3.0)
+    covariance = PairCovariance.of(zip(x.reshape(30, 3, 4).split(8), y.reshape(30, 2, 3).split(8), strict=True))
+    assert covariance.count == 30
+    assert_moments(covariance.moments(), expected(x, y))
+    with pytest.raises(DataError, match="a covariance needs at least one batch"):
+        PairCovariance.of([])
+
+
+def test_state_carries_all_that_was_seen():
+    """To another process and back: the same moments, the same after more pairs, and merged as the sender would be."""
+    x, y = pairs(40, 5, 3, mean=7.0)
+    seen = accumulated((x[:11], y[:11]))
+    state = seen.state()
+    assert state.dtype == torch.float64 and state.shape == (1 + 5 + 3 + 25 + 9 + 15,)
+    made = PairCovariance.from_state(state, 5, 3)
+    state.zero_()  # the accumulator has its own
+    assert made.count == 11 and all(torch.equal(a, b) for a, b in zip(made.moments(), seen.moments(), strict=True))
+    made.update(x[11:30], y[11:30])
+    rest = accumulated((x[30:], y[30:]))
+    made.merge(PairCovariance.from_state(rest.state(), 5, 3))
+    assert made.count == made.view1.count == made.view2.count == 40
+    assert_moments(made.moments(), expected(x, y))
+    assert_moments(PairCovariance.from_state(made.state(), 5, 3).moments(), expected(x, y))
+    empty = PairCovariance.from_state(PairCovariance(5, 3).state(), 5, 3)
+    empty.merge(seen)
+    assert_moments(empty.moments(), expected(x[:11], y[:11]))
+
+
 @pytest.mark.parametrize(("x", "y"), [((4, 2), (4, 2)), ((4, 3), (4, 3)), ((4, 3), (5, 2)), ((4, 3, 1), (4, 2))])
 def test_shapes_that_do_not_fit(x, y):
     with pytest.raises(DataError, match=r"expected batches \(n, 3\) and \(n, 2\), got"):
@@ -132,6 +167,27 @@ def test_blend_by_hand():
     for alpha, by_hand in ((0.0, (0, 0, 1, 1, 0)), (1.0, (2, 4, 3, 3, -1)),
                            (0.5, (1, 2, (1 + 3) / 2 + 4 / 4, (1 + 3) / 2 + 16 / 4, -1 / 2 + 8 / 4))):
         assert tuple(float(m) for m in blend(old, new, alpha)) == by_hand
+
+
+def test_sums_live_where_they_are_asked_to():
+    """On torch's device without values, which needs no GPU: batches and other accumulators are moved there."""
+    covariance, (x, y) = PairCovariance(3, 2, device="meta"), pairs(6)
+    assert {m.device.type for m in (*covariance.moments(), covariance.state())} == {"meta"}
+    covariance.update(x, y)
+    covariance.merge(accumulated((x, y)))
+    view = ViewCovariance(3, "meta")
+    view.update(x)
+    view.merge(accumulated((x, y)).view1)
+    assert {m.device.type for m in (*covariance.moments(), view.mean, view.S)} == {"meta"}
+    assert covariance.count == view.count == 12
+    assert PairCovariance.of([(x.to("meta"), y.to("meta"))]).S12.device.type == "meta"
+
+
+def test_alpha_of_one_forgets_even_what_is_not_finite():
+    new = batch_moments(*pairs(5))
+    old = Moments(*(torch.full_like(m, float("nan")) for m in new))
+    assert all(torch.equal(a, b) for a, b in zip(blend(old, new, 1.0), new, strict=True))
+    assert all(m.isnan().all() for m in blend(old, new, 0.5))
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -174,6 +230,19 @@ def test_pearson_is_scipys(scale, dtype):
     actual = pearson(x, y)
     assert actual.dtype == torch.float64
     np.testing.assert_allclose(actual, reference, atol=1e-6 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_pearson_of_what_cannot_be_squared(scale):
+    x, y = pairs(50, 2, 2)
+    torch.testing.assert_close(pearson(x * scale, y / scale), pearson(x, y))
+
+
+def test_rounding_makes_no_correlation_beyond_one():
+    x, _ = pairs(7, 2000, 1)
+    for factor in (0.1, -0.1):
+        r = factor * 10 * pearson(x.float(), factor * x.float())
+        assert r.max() == 1 and r.min() > 1 - 1e-6
 
 
 def test_pearson_sees_a_small_spread_on_a_big_mean_but_not_rounding():
@@ -239,6 +308,12 @@ def test_merging_wide_covariances():
     view.update(x[:25])
     np.testing.assert_allclose(view.S, np.cov(x.numpy().T), atol=1e-10)
     assert torch.equal(view.S, view.S.mT) and torch.equal(one.S11, one.S11.mT)
+
+
+def test_views_of_more_than_16_blocks(monkeypatch):
+    monkeypatch.setattr("xmodal.covariance._BLOCK_COLUMNS", 2)
+    x, y = pairs(20, 43, 50)
+    assert_moments(accumulated((x[:9], y[:9]), (x[9:], y[9:])).moments(), expected(x, y))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,6 +1,8 @@
 """Linear algebra of CCA against SciPy, NumPy and finite differences."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -92,6 +94,11 @@ def test_identical_views_have_correlations_of_one_and_never_more():
     S11, _, _ = covariances(50, 6, 6)
     correlations = cca_solution(S11, S11, S11).correlations
     assert correlations.max() <= 1 and correlations.min() > 1 - 1e-9
+
+
+def test_covariances_that_rounding_made_inconsistent_have_no_correlation_above_one():
+    S11, _, _ = covariances(50, 4, 4)
+    assert cca_solution(S11, S11, S11 * (1 + 1e-6)).correlations.max() == 1
 
 
 def test_whitening_against_explicit_inverses():
@@ -239,6 +246,16 @@ def test_cca_solution_names_the_view_that_is_not_finite():
         cca_solution(S11 * float("nan"), S22, S12)
 
 
+def test_what_is_wrong_is_told_in_few_words():
+    broken = torch.eye(9, dtype=torch.float64)
+    broken[1:8, 1:8] = float("inf")
+    assert describe_spectrum(broken) == "not finite in 7 of 9 dimensions (first: [1, 2, 3, 4, 5])"
+    S11, S22, S12 = covariances(50, 3, 3)
+    for own, name in (((-S11, S22), "view1"), ((S11, -S22), "view2")):
+        with pytest.raises(NumericalError, match=f"^the covariance of {name} is not positive definite: "):
+            cca_solution(*own, S12)
+
+
 def test_spectrum_of_one_dimension():
     assert "smallest eigenvalues 3; largest 3" in describe_spectrum(torch.tensor([[3.0]]))
 
@@ -294,6 +311,17 @@ def test_a_few_correlations_above_noise(krylov_results):
     assert krylov_results[0] is not None
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("decay", [0.75, 0.85])
+def test_every_triplet_s_residual_is_below_the_tolerance_at_any_scale(scale, decay, krylov_results):
+    """‖T f − σ e‖ ≤ 1e-7 ‖T‖, triplet by triplet; a scale that counted would stop too early, or never."""
+    T = with_spectrum(scale * decay ** np.arange(90), 200, 180)
+    E, sigma, F = leading_svd(T, 4, "randomized")
+    assert krylov_results[0] is not None
+    assert (T @ F - E * sigma).norm(dim=0).max() <= 1.001e-7 * scale
+    np.testing.assert_allclose(sigma, scale * decay ** np.arange(4), rtol=1e-9)
+
+
 def test_an_unknown_solver():
     with pytest.raises(DataError, match="svd_solver must be 'auto', 'exact' or 'randomized', got 'arpack'"):
         leading_svd(torch.zeros(3, 3), 1, "arpack")
@@ -341,7 +369,8 @@ def test_the_randomised_solver_is_deterministic():
 
 
 @pytest.mark.parametrize(("d1", "d2", "k", "randomised"), [(1001, 1100, 100, True), (1001, 1100, 101, False),
-                                                           (1000, 3000, 5, False), (3000, 1001, 5, True)])
+                                                           (1000, 3000, 5, False), (3000, 1001, 5, True),
+                                                           (1100, 1010, 101, True)])
 def test_auto_is_randomised_for_few_triplets_of_wide_matrices(d1, d2, k, randomised, monkeypatch):
     calls = []
     monkeypatch.setattr("xmodal.linalg._krylov_svd", lambda T, k: calls.append(k) or (T, T, T))
@@ -368,7 +397,7 @@ def test_auto_of_a_wide_matrix_is_right(krylov_results):
 
 
 @pytest.mark.parametrize("solver", ["exact", "randomized"])
-def test_cca_by_either_solver_solves_the_generalised_eigenproblem(solver):
+def test_cca_by_either_solver_solves_the_generalised_eigenproblem(solver, krylov_results):
     S11, S22, S12 = covariances(400, 60, 50)
     left = np.block([[np.zeros((60, 60)), S12.numpy()], [S12.numpy().T, np.zeros((50, 50))]])
     values = scipy.linalg.eigh(left, scipy.linalg.block_diag(S11.numpy(), S22.numpy()) + 0.1 * np.eye(110),
@@ -376,6 +405,17 @@ def test_cca_by_either_solver_solves_the_generalised_eigenproblem(solver):
     U, V, correlations = cca_solution(S11, S22, S12, 0.1, 0.1, n_components=2, svd_solver=solver)
     np.testing.assert_allclose(correlations, values[::-1][:2], rtol=0, atol=1e-10)
     np.testing.assert_allclose(U.mT @ S12 @ V, torch.diag(correlations), atol=1e-6)
+    assert len(krylov_results) == (solver == "randomized")
+
+
+def test_cca_by_the_randomised_solver_where_it_gets_there(krylov_results):
+    S12 = with_spectrum(0.9 * 0.5 ** np.arange(40), 150, 120)
+    U, V, correlations = cca_solution(*(torch.eye(d, dtype=torch.float64) for d in (150, 120)), S12, n_components=3,
+                                      svd_solver="randomized")
+    assert krylov_results[0] is not None
+    np.testing.assert_allclose(correlations, [0.9, 0.45, 0.225], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(U.mT @ S12 @ V, torch.diag(correlations), atol=1e-6)
+    np.testing.assert_allclose(U.mT @ U, np.eye(3), atol=1e-10)
 
 
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-5, 1e-7, 1e-12, 0.0])
@@ -406,3 +446,16 @@ def test_square_svd_of_nothing_and_of_float32():
     T = torch.randn(5, 5)
     E, sigma, Ft = square_svd(T)
     assert sigma.dtype == torch.float32 and torch.allclose(E @ torch.diag(sigma) @ Ft, T, atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-1, 1e-3, 1e-6])
+def test_square_svd_of_float32_is_as_exact_as_lapacks(spread):
+    """The way by ``TᵀT`` would square the condition number, which float32 hasn't the digits for."""
+    generator = torch.Generator().manual_seed(0)
+    Q1, Q2 = (torch.linalg.qr(torch.randn(12, 12, generator=generator)).Q for _ in range(2))
+    expected = torch.logspace(0, math.log10(spread), 12)
+    E, sigma, Ft = square_svd(Q1 * expected @ Q2.mT)
+    assert sigma.dtype == torch.float32
+    torch.testing.assert_close(sigma, expected, atol=1e-6, rtol=0)
+    for factor in (E, Ft):
+        torch.testing.assert_close(factor @ factor.mT, torch.eye(12), atol=1e-5, rtol=0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from xmodal.metrics import (
     PRIMARY,
     bootstrap_interval,
     canonical_correlation,
+    mean_squared_errors,
     paired_bootstrap_difference,
     rank_metrics,
     retrieval_metrics,
@@ -125,6 +127,11 @@ def test_duplicated_rows_tie_exactly_across_tiles() -> None:
     assert bool(ranks.tied1.all()) and not bool(thirds.tied1.any())
 
 
+def test_ranks_are_float64_and_queries_whole_numbers() -> None:
+    ranks = retrieval_ranks(*random_views(9, 9, 3))
+    assert [values.dtype for values in ranks] == [torch.float64] * 2 + [torch.bool] * 2 + [torch.int64] * 2
+
+
 def test_threads_change_nothing() -> None:
     z1, z2 = random_views(300, 300, 8)
     before = torch.get_num_threads()
@@ -172,6 +179,26 @@ def test_scale_does_not_matter(scale: float) -> None:
     z1, z2 = random_views(50, 50, 16)
     expected, got = retrieval_metrics(z1, z2), retrieval_metrics(z1 * scale, z2 / scale)
     assert got["V1_to_V2"] == pytest.approx(expected["V1_to_V2"], abs=1e-6)
+
+
+def test_whole_numbers_are_embeddings_too() -> None:
+    z1, z2 = ((3 * z).round().to(torch.int64) for z in random_views(40, 40, 4))
+    expected = retrieval_ranks(z1.float(), z2.float())
+    for found in (retrieval_ranks(z1, z2), retrieval_ranks(z1.to(torch.int8), z2.numpy())):
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_of_many_bad_rows_the_first_five_are_named() -> None:
+    bad = torch.ones(9, 2).index_fill(0, torch.tensor([1, 2, 4, 5, 7, 8]), torch.nan)
+    with pytest.raises(NumericalError, match=r"6 of 9 .* \(rows 1, 2, 4, 5, 7, …\)"):
+        retrieval_ranks(bad, bad)
+
+
+def test_the_scale_of_one_row_is_nothing_to_the_others() -> None:
+    z1, z2 = (z.double() for z in random_views(60, 60, 4))
+    scales = 10.0 ** torch.linspace(-250, 250, 60, dtype=torch.float64).unsqueeze(1)
+    assert torch.equal(retrieval_ranks(z1 * scales, z2).V1_to_V2, retrieval_ranks(z1, z2).V1_to_V2)
+    assert torch.equal(retrieval_ranks(z1, z2 / scales).V2_to_V1, retrieval_ranks(z1, z2).V2_to_V1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -225,6 +252,14 @@ def test_items_without_a_partner_are_gallery_but_no_query() -> None:
     assert result["V1_to_V2"]["mean_rank"] == 1.5
 
 
+def test_rounding_makes_no_distance_outside_0_to_2() -> None:
+    z, _ = random_views(400, 1, 5)
+    for sign, bound in ((1, 0), (-1, 2)):
+        values = retrieval_metrics(z, sign * z)["V1_to_V2"]
+        assert 0 <= values["min_distance"] <= values["max_distance"] <= 2
+        assert values["mean_distance"] == pytest.approx(bound, abs=1e-12)
+
+
 def test_ranks_can_be_handed_in() -> None:
     z1, z2 = random_views(30, 30, 4)
     ranks = retrieval_ranks(z1, z2)
@@ -261,7 +296,8 @@ def test_labels_in_blocks_and_without_a_common_class(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("xmodal.metrics.classes.BLOCK_VALUES", 100)
     assert retrieval_metrics(z1, z2.round(), labels1=labels, labels2=labels)["V1_to_V2"] \
         == pytest.approx(whole["V1_to_V2"])
-    strangers = retrieval_metrics(z1, z2, labels1=np.zeros(40), labels2=np.ones(40))
+    with np.errstate(all="raise"):  # no class in common is no division by nought
+        strangers = retrieval_metrics(z1, z2, labels1=np.zeros(40), labels2=np.ones(40))
     assert np.isnan(strangers["V1_to_V2"]["map"]) and np.isnan(strangers["V2_to_V1"]["ndcg10"])
 
 
@@ -319,6 +355,45 @@ def test_canonical_correlation_with_pair_tables_and_degenerate_views() -> None:
         canonical_correlation(z1, z2, (fit[0][:, :2], fit[1]))
 
 
+def test_a_direction_that_one_view_alone_supports_counts_nothing() -> None:
+    """View 2's second column is constant where CCA is fitted, and by accident a copy of view 1's where it is not."""
+    fit, (z1, z2) = correlated_embeddings(4000, 0, (0.9, 0.0)), correlated_embeddings(500, 1, (0.9, 0.0))
+    fit[1][:, 1] = 0.0
+    z2[:, 1] = z1[:, 1]
+    for found in (canonical_correlation(z1, z2, fit), canonical_correlation(z2, z1, fit[::-1])):
+        assert found == pytest.approx(0.9, abs=0.05)
+
+
+def test_the_ridge_is_added_to_both_views() -> None:
+    """The formula, by the symmetric eigenproblem of Hotelling, each covariance scaled to a mean variance of 1."""
+    fit, (z1, z2) = random_views(60, 60, 3, 0), random_views(40, 40, 3, 1)
+    fit = fit[0] * torch.tensor([1.0, 5.0, 0.2]), fit[1] + fit[0]
+    (x, y), d = (z.double().numpy() for z in fit), 3
+    S = np.cov(x.T, y.T)
+    scales = [np.trace(block) / d for block in (S[:d, :d], S[d:, d:])]
+    R1, R2 = (block / scale + 0.3 * np.eye(d) for block, scale in zip((S[:d, :d], S[d:, d:]), scales, strict=True))
+    cross = S[:d, d:] / np.sqrt(scales[0] * scales[1])
+    _, U = scipy.linalg.eigh(cross @ np.linalg.solve(R2, cross.T), R1)
+    V = np.linalg.solve(R2, cross.T @ U)
+    expected = sum(np.corrcoef(z1.double().numpy() @ U[:, i], z2.double().numpy() @ V[:, i])[0, 1] for i in range(d))
+    assert canonical_correlation(z1, z2, fit, ridge=0.3) == pytest.approx(expected, abs=1e-9)
+
+
+def test_canonical_correlation_names_what_is_wrong() -> None:
+    fit, (z1, z2) = random_views(9, 9, 3, 0), random_views(5, 5, 3, 1)
+    bad = [z.index_fill(0, torch.tensor([1]), torch.nan) for z in (z1, z2, *fit)]
+    for arguments, name in (((bad[0], z2, fit), "view 1"), ((z1, bad[1], fit), "view 2"),
+                            ((z1, z2, (bad[2], fit[1])), "view 1 of fit"),
+                            ((z1, z2, (fit[0], bad[3])), "view 2 of fit")):
+        with pytest.raises(NumericalError, match=f"^{name}: 1 of"):
+            canonical_correlation(*arguments)
+    for view, arguments in ((1, (z1[:, :2], z2)), (2, (z1, z2[:, :2]))):
+        with pytest.raises(DataError, match=f"^view {view} has dimension 2, but its fit data has 3"):
+            canonical_correlation(*arguments, fit)
+    with pytest.raises(DataError, match="at least 2 fit pairs, got 1"):
+        canonical_correlation(z1, z2, fit, fit_pairs=[[0, 0]])
+
+
 # -- bootstrap ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["mrr", "r1", "r10", "mean_rank", "median_rank"])
@@ -349,6 +424,38 @@ def test_paired_difference_cancels_what_is_hard_for_both() -> None:
         paired_bootstrap_difference(a, a[:-1])
 
 
+def test_a_statistic_of_one_s_own_and_a_single_resample() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(1, 30, 40).astype(float), rng.integers(1, 30, 40).astype(float)
+    named, own = "mean_rank", lambda ranks: ranks.mean(axis=-1)
+    assert paired_bootstrap_difference(a, b, own) == paired_bootstrap_difference(a, b, named)
+    assert bootstrap_interval(a, own) == bootstrap_interval(a, named)
+    drawn = np.random.default_rng(0).integers(40, size=40)
+    assert bootstrap_interval(a, named, n_resamples=1) == pytest.approx((a.mean(), *[a[drawn].mean()] * 2))
+    with pytest.raises(DataError, match="n_resamples: expected at least 1, got 0"):
+        bootstrap_interval(a, named, n_resamples=0)
+
+
+def test_resamples_in_blocks_are_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks = np.random.default_rng(1).integers(1, 60, 50).astype(float)
+    whole = bootstrap_interval(ranks, n_resamples=99)
+    monkeypatch.setattr("xmodal.metrics.bootstrap.GATHERED_VALUES", 50 * 7)
+    assert bootstrap_interval(ranks, n_resamples=99) == pytest.approx(whole)
+
+
+# -- restoring ---------------------------------------------------------------------------------------------------
+
+def test_squared_errors_are_means_over_all_values_of_all_items() -> None:
+    restored, items = ({"one": torch.randn(11, 2, 3, generator=torch.Generator().manual_seed(seed)),
+                        "two": torch.randn(11, 4, generator=torch.Generator().manual_seed(seed + 2))}
+                       for seed in (0, 1))
+    batches = [tuple({name: z[rows] for name, z in each.items()} for each in (restored, items))
+               for rows in (slice(0, 4), slice(4, 5), slice(5, 11))]
+    found = mean_squared_errors(iter(batches))
+    assert found == {name: pytest.approx(np.mean((restored[name].double() - items[name].double()).numpy() ** 2))
+                     for name in ("one", "two")}
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -370,15 +477,23 @@ def test_not_finite_names_view_and_rows(view: int, bad: float) -> None:
     ((torch.ones(3, 2), torch.ones(3, 2), [[0, 3]]), "column 1 holds 3 to 3, but view 2 has items 0 to 2"),
     ((torch.ones(3, 2), torch.ones(3, 2), [[-1, 0]]), "column 0 holds -1"),
     ((torch.ones(3, 2), torch.ones(3, 2), [[0.0, 1.0]]), "expected integers"),
+    ((torch.ones(3, 2), torch.ones(3, 2), [[True, False]]), "expected integers, got torch.bool"),
+    ((torch.ones(3, 2), torch.ones(3, 2), [[0j, 1j]]), "expected integers, got torch.complex64"),
     ((torch.ones(3, 2), torch.ones(3, 2), [0, 1]), r"array \(m, 2\)"),
     ((torch.ones(3, 2), torch.ones(3, 2), torch.zeros(0, 2, dtype=torch.int64)), "at least one row"),
     ((torch.ones(3, 2), torch.ones(3, 2), None, (0,)), "whole numbers from 1"),
     ((torch.ones(3, 2), torch.ones(3, 2), None, (1,), [1, 2, 3]), "both labels1 and labels2"),
-    ((torch.ones(3, 2), torch.ones(3, 2), None, (1,), [1, 2, 3], [1, 2]), "labels2: expected one label per item"),
+    ((torch.ones(3, 2), torch.ones(3, 2), None, (1,), [1, 2, 3], [1, 2]), "labels2: expected one per item"),
 ])
 def test_bad_input_is_told(arguments: tuple, message: str) -> None:
     with pytest.raises(DataError, match=message):
         retrieval_metrics(*arguments)
+
+
+@pytest.mark.parametrize("name", ["r0", "r", "rank", "r-1", "r1.5", "5", "m5", "MRR"])
+def test_no_such_statistic(name: str) -> None:
+    with pytest.raises(DataError, match=f"^statistic '{name}': "):
+        bootstrap_interval(np.ones(3), name)
 
 
 def test_bad_options_are_told() -> None:

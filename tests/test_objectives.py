@@ -14,7 +14,19 @@ from torch import nn
 from xmodal.errors import ExperimentError
 from xmodal.layers import CCALayer, Embedded, LearnedProjection
 from xmodal.networks import CorrNet
-from xmodal.objectives import CorrNetObjective, InfoNCE, PairwiseRanking, TraceNorm, WeightedSum, shared_items
+from xmodal.objectives import (
+    CorrNetObjective,
+    InfoNCE,
+    PairwiseRanking,
+    Reconstruction,
+    Siamese,
+    TraceNorm,
+    Triplet,
+    WeightedSum,
+    loss_of_pairs,
+    shared_items,
+)
+from xmodal.objectives.autoencoding import sparse_codes
 from xmodal.objectives.restoring import restoring_error
 
 
@@ -118,6 +130,13 @@ def test_shared_items_by_loops(n, images, captions, seed):
     assert (torch.eye(n, dtype=torch.bool) if matches is None else matches).tolist() == expected
 
 
+def test_shared_items_without_a_table_and_on_the_device_asked_for():
+    assert shared_items(None, 3, torch.device("cpu")) is None
+    pairs = torch.tensor([[0, 0], [0, 1]])
+    assert shared_items(pairs, 2, torch.device("meta")).device.type == "meta"    # torch's device without values
+    assert shared_items(torch.tensor([[0, 0], [1, 1]]), 2, torch.device("meta")) is None
+
+
 def test_zero_embeddings_have_a_loss_of_the_margin_and_a_finite_gradient():
     z = torch.zeros(4, 3, requires_grad=True)
     loss = PairwiseRanking(0.5)(Embedded(z, torch.ones(4, 3)))
@@ -174,6 +193,59 @@ def test_weighted_sum_hands_on_the_pairs_and_skips_weights_of_zero():
     embedded, pairs = embeddings(4), torch.tensor([[0, 0], [0, 1], [1, 2], [1, 3]])
     loss = WeightedSum([(0.0, TraceNorm()), (1.0, PairwiseRanking())])(embedded, pairs)   # no correlations, no error
     assert float(loss) == float(PairwiseRanking()(embedded, pairs)) != float(PairwiseRanking()(embedded))
+
+
+def test_classes_of_the_rows_are_those_of_their_view_1_items():
+    class Classes(nn.Module):
+        """Gives back what it was called with."""
+
+        uses_labels = True
+
+        def forward(self, embedded, pairs=None, labels=None):
+            return embedded, pairs, labels
+
+    embedded, pairs = embeddings(4), torch.tensor([[2, 0], [0, 1], [2, 2], [1, 3]])
+    classes = torch.tensor([10, 11, 12])
+    given, table_, rows = loss_of_pairs(Classes(), embedded, pairs, classes)
+    assert given is embedded and table_ is pairs and rows.tolist() == [12, 10, 12, 11]
+    assert loss_of_pairs(Classes(), embedded, pairs, None)[2] is None
+    plain = PairwiseRanking(symmetric=True)
+    assert loss_of_pairs(plain, embedded, pairs, classes) == plain(embedded, pairs) != plain(embedded)
+
+
+# -- autoencoders ----------------------------------------------------------------------------------------------------
+
+def restored(codes: torch.Tensor) -> Embedded:
+    """Views of two and three values, and what was restored of them."""
+    g = torch.Generator().manual_seed(0)
+    x, y, x2, y2 = (torch.rand(len(codes), d, generator=g, dtype=torch.float64) for d in (2, 3, 2, 3))
+    return Embedded(codes, codes, extras={"view1": x, "view2": y, "view1_from_view1": x2, "view2_from_view2": y2})
+
+
+def test_reconstruction_has_no_penalty_that_is_not_asked_for():
+    embedded = restored(torch.rand(6, 4, dtype=torch.float64) + 7)    # codes that a penalty of any kind would count
+    extras = embedded.extras
+    expected = sum(float((extras[f"view{v}"] - extras[f"view{v}_from_view{v}"]).square().mean()) for v in (1, 2))
+    assert float(Reconstruction()(embedded)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("activity", [0.0, 1.0])
+def test_units_that_always_or_never_fire_cost_a_finite_penalty_and_can_come_back(activity):
+    codes = torch.full((6, 4), activity, dtype=torch.float64, requires_grad=True)
+    loss = Reconstruction(sparse=1.0, target=0.2)(restored(codes)) - Reconstruction()(restored(codes))
+    loss.backward()
+    rho, active = 0.2, abs(activity - 1e-6)
+    each = rho * math.log(rho / active) + (1 - rho) * math.log((1 - rho) / (1 - active))
+    assert loss.item() == pytest.approx(2 * 4 * each) and torch.isfinite(codes.grad).all()
+
+
+@pytest.mark.parametrize("wrong", [{"l1": float("inf")}, {"sparse": -1.0}, {"contractive": float("nan")},
+                                   {"target": 0.0}, {"target": 1.0}])
+def test_reconstruction_refuses_weights_and_shares_that_are_none(wrong):
+    with pytest.raises(ExperimentError, match=r"^Reconstruction: weights must not be negative and target between"):
+        Reconstruction(**wrong)
+    with pytest.raises(ExperimentError, match=r"^Reconstruction: error must be squared or cross_entropy, got 'l1'"):
+        Reconstruction("l1")
 
 
 def test_arguments():
@@ -386,3 +458,45 @@ def test_corrnet_objective_says_what_it_needs():
         CorrNetObjective(restore="cross")
     assert repr(CorrNetObjective()) == "CorrNetObjective(both=1, from_view1=1, from_view2=1, correlation=0.02, " \
                                        "error='squared', restore='all')"
+
+
+@pytest.mark.parametrize("objective", [CorrNetObjective, Reconstruction])
+def test_a_cross_entropy_of_no_probabilities_names_the_objective(objective):
+    name = objective.__name__
+    embedded = restored(torch.rand(4, 3, dtype=torch.float64))
+    extras = {**embedded.extras, "code": embedded.view1}
+    extras |= {f"view{v}_from_{source}": extras[f"view{v}"] + 2
+               for v in (1, 2) for source in ("both", "view1", "view2")}
+    with pytest.raises(ExperimentError, match=rf"^{name}\(error='cross_entropy'\) needs items and reconstructions"):
+        objective(error="cross_entropy")(embedded._replace(extras=extras))
+    with pytest.raises(ExperimentError, match=f"^{name}: error must be squared or cross_entropy, got 'l1'"):
+        objective(error="l1")
+
+
+def test_sparse_codes_are_found_as_fast_as_fista_promises():
+    """F(z_k) − F* ≤ 2 L ‖z_0 − z*‖² / (k + 1)² (Beck and Teboulle 2009, theorem 4.4), L twice the norm of DᵀD; without
+    momentum, or with too much of it, the bound breaks on this problem."""
+    x, atoms = (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+                for seed, shape in enumerate(((1, 10), (10, 15))))
+    start = torch.zeros(1, 15, dtype=torch.float64)
+
+    def cost(z: torch.Tensor) -> float:
+        return float((x - z @ atoms.mT).square().sum() + 0.4 * z.abs().sum())
+
+    best = sparse_codes(x, atoms, start, 0.4, 0.0, 10_000)
+    bound = 4 * float(torch.linalg.matrix_norm(atoms.mT @ atoms)) * float(best.square().sum())
+    for steps in (1, 3, 10, 30, 100, 200):
+        assert 0 <= cost(sparse_codes(x, atoms, start, 0.4, 0.0, steps)) - cost(best) <= bound / (steps + 1) ** 2
+
+
+@pytest.mark.parametrize("make", [lambda: InfoNCE(0.01), lambda: Siamese(2.0)])
+def test_the_last_setting_allowed(make):
+    assert make()(embeddings(3)).isfinite()
+
+
+def test_a_negative_as_near_as_the_partner_is_not_beyond_it():
+    """Query 0 has cosines 0.6 with its partner, the same with row 1 and 0 with row 2, which semi-hard picks."""
+    view1 = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    view2 = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
+    loss = Triplet(0.6, "semi-hard", symmetric=False)(Embedded(view1, view2))
+    assert float(loss) == pytest.approx((0.6 + math.sqrt(0.8) - math.sqrt(2)) / 3, abs=1e-3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from xmodal.errors import DataError
+from xmodal.errors import DataError, NumericalError
 from xmodal.metrics import canonical_correlation, sum_correlation
 from xmodal.metrics.chance import chance_recall
 from xmodal.metrics.correlation import canonical_correlations, dimension_correlations
@@ -23,6 +23,11 @@ def test_chance_is_the_share_of_all_draws_that_hold_a_match():
     assert chance_recall([1], 7, [25]) == pytest.approx([100.0])
     assert chance_recall([1], 1, [1, 5]).tolist() == [100, 100]
     assert chance_recall(torch.ones(9), 100_000, [1, 10]) == pytest.approx([0.001, 0.01], rel=1e-6)
+
+
+def test_chance_of_all_items_warns_of_nothing():
+    with np.errstate(all="raise"):
+        assert chance_recall([1, 2], 7, [6, 7, 8])[1:] == pytest.approx([100.0, 100.0])
 
 
 @pytest.mark.parametrize("matches", [[], [0], [8]])
@@ -43,6 +48,35 @@ def test_components_are_those_of_an_svd():
     drawn = np.concatenate((plane.view1, plane.view2))
     np.testing.assert_allclose(np.abs(drawn), places.abs().numpy(), atol=1e-6)
     assert plane.shares == pytest.approx((s[:2] ** 2 / (s ** 2).sum()).tolist(), rel=1e-5)
+
+
+def test_axes_point_to_where_their_largest_entry_is_positive():
+    """Items spread along e1 most and along e2: the first value is drawn to the right, the second upwards."""
+    draw = torch.Generator().manual_seed(0)
+    for turn in (torch.tensor([1.0, 1, 1]), torch.tensor([-1.0, 1, 1]), torch.tensor([1.0, -1, -1])):
+        spread = torch.randn(300, 2, generator=draw) * torch.tensor([0.8, 0.3])
+        z = torch.cat([spread, torch.ones(300, 1)], dim=1) * turn
+        plane = principal_plane(z[:200], z[200:])
+        unit = torch.nn.functional.normalize(z).numpy()
+        drawn = np.concatenate((plane.view1, plane.view2))
+        assert drawn.dtype == np.float64
+        for axis in (0, 1):
+            assert np.corrcoef(drawn[:, axis], unit[:, axis])[0, 1] > 0.99
+
+
+def test_what_cannot_be_drawn_is_named():
+    z = torch.randn(25, 3, generator=torch.Generator().manual_seed(0))
+    bad = z.index_fill(0, torch.tensor([4]), torch.nan)
+    for view, views in ((1, (bad, z)), (2, (z, bad))):
+        with pytest.raises(NumericalError, match=f"^view {view}: 1 of 25"):
+            principal_plane(*views)
+    with pytest.raises(NumericalError, match=r"^embeddings: 1 of 25"):
+        neighbour_map(bad)
+
+
+def test_the_fewest_items_and_two_dimensions_have_a_map():
+    places = neighbour_map(torch.randn(20, 2, generator=torch.Generator().manual_seed(0)))
+    assert places is not None and places.shape == (20, 2) and places.dtype == np.float64
 
 
 def test_a_line_and_a_point_have_a_plane_too():

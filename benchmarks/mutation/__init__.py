@@ -1,0 +1,1 @@
+"""Mutation testing of the arithmetic. See ``__main__``."""
