@@ -181,6 +181,7 @@ def same_width() -> PairedData:
 
 # -- the commands ----------------------------------------------------------------------------------------------------
 
+@pytest.mark.filterwarnings("default:view1. ")
 def test_training_leaves_a_run_folder_without_a_middle(capsys):
     assert run_train.main(["--model", CCA, "--data", "digits", "--seed", "4", "--tag", "a"]) == 0
     run = Path("runs/digits_cca-a")

@@ -16,8 +16,8 @@ from benchmarks.fuzz.__main__ import TARGETS  # noqa: E402
 from benchmarks.fuzz.harness import REFUSED, SUCCESS, WrongError, answer, canary, run_case  # noqa: E402
 from benchmarks.fuzz.mutations import Malicious  # noqa: E402
 
-CASES = {"hdf5": 60, "npz": 150, "run_folder": 60, "logs": 60, "model_files": 150, "command_lines": 60, "captions": 100,
-         "galleries": 60, "readers": 150}
+CASES = {"hdf5": 40, "npz": 80, "run_folder": 30, "logs": 40, "model_files": 80, "command_lines": 40, "captions": 60,
+         "galleries": 30, "readers": 80}
 
 
 @pytest.mark.parametrize("target", TARGETS)
