@@ -250,8 +250,8 @@ def _still_true(run: RunFolder, name: str, metrics: Mapping[str, Any]) -> Mappin
         old = run.read_json(name)
     except CheckpointError:  # it is written anew
         return {}
-    same = ("weights", "fingerprint", "split", "n_pairs")
-    return old if all(old.get(key) == json.loads(to_json(metrics)).get(key) for key in same) else {}
+    new = json.loads(to_json(metrics))  # as it reads back
+    return old if all(old.get(key) == new[key] for key in ("weights", "fingerprint", "split", "n_pairs")) else {}
 
 
 def _metrics_file(args: argparse.Namespace) -> str:
