@@ -125,13 +125,32 @@ def killed_in(process: BaseProcess, phase: Phase, wanted: int, seconds: float, d
     return found if process.exitcode else None
 
 
+def wants_more(hit: collections.Counter[str], kills: int, phases: tuple[str, ...]) -> bool:
+    """Whether to kill again: until there were that many, and one in each phase (a short one may end before the blow).
+
+    Raises SystemExit after ten times as many, by which the phase that is missing can't be hit at all.
+    """
+    missed = [phase for phase in phases if not hit[phase]]
+    if missed and hit.total() >= 10 * kills:
+        raise SystemExit(f"{hit.total()} kills, none of them in {' or '.join(missed)}")
+    return bool(missed) or hit.total() < kills
+
+
+def least_hit(hit: collections.Counter[str], phases: tuple[str, ...]) -> int:
+    """The number of the phase to aim at."""
+    return min(range(len(phases)), key=lambda number: hit[phases[number]])
+
+
 def log_without_times(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
 
 
 def kill_trainings(folder: Path, kills: int, draw: random.Random, epochs: int = 12) -> collections.Counter[str]:
-    """As many kills, by the phase they hit; raises SystemExit when a training is not what it would have been."""
+    """As many kills or more, by the phase they hit, each at least once.
+
+    Raises SystemExit when a training is not what it would have been.
+    """
     for name in ("warm-up", "whole", "killed"):
         (folder / name).mkdir(parents=True)
     run = Path("runs") / Path(MODEL).stem
@@ -149,9 +168,9 @@ def kill_trainings(folder: Path, kills: int, draw: random.Random, epochs: int = 
         if list((folder / "killed").rglob(".*.tmp")):
             raise SystemExit("temporary files are left")
 
-    while hit.total() < kills:
+    while wants_more(hit, kills, PHASES):
         process, phase = started(train, str(folder / "killed"), epochs)
-        wanted = hit.total() % len(PHASES)
+        wanted = least_hit(hit, PHASES)
         found = killed_in(process, phase, wanted, draw.uniform(0, 0.5 * whole) if wanted else draw.uniform(0, 0.1),
                           draw.choice([0, draw.uniform(0, 0.002), draw.uniform(0, 0.02)]))
         if found is None:  # it was done before it was killed
@@ -167,7 +186,10 @@ def kill_trainings(folder: Path, kills: int, draw: random.Random, epochs: int = 
 
 
 def kill_preparations(folder: Path, kills: int, draw: random.Random) -> collections.Counter[str]:
-    """As many kills, by the phase they hit; raises SystemExit when a file is not what it was before."""
+    """As many kills or more, by the phase they hit, each at least once.
+
+    Raises SystemExit when a file is not what it was before.
+    """
     from xmodal.data import read_h5
 
     make_pictures(folder, random.Random(1))
@@ -175,9 +197,9 @@ def kill_preparations(folder: Path, kills: int, draw: random.Random) -> collecti
     prepared = folder / "data" / "own.h5"
     fingerprint = read_h5(prepared).fingerprint
     hit: collections.Counter[str] = collections.Counter()
-    while hit.total() < kills:
+    while wants_more(hit, kills, PREPARING):
         process, phase = started(prepare, str(folder))
-        wanted = hit.total() % len(PREPARING)
+        wanted = least_hit(hit, PREPARING)
         found = killed_in(process, phase, wanted, 0.0 if wanted else draw.uniform(0, whole),
                           draw.choice([0, draw.uniform(0, 0.002), draw.uniform(0, 0.01)]))
         if read_h5(prepared).fingerprint != fingerprint:
