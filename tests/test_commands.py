@@ -206,6 +206,7 @@ def test_synthetic_data_are_named_so_everywhere(tmp_path, capsys):
     (["--data", "none.npz"], "none.npz"),
     (["--set", "batchsize=5"], "did you mean batch_size"),
     (["--set", "batch_size=x", "--set", "l2=-1"], "2 mistakes: batch_size must be"),
+    (["--set", "batch_size=x", "l2=-1"], "2 mistakes: batch_size must be"),
     (["--set", "batch_size"], "--set needs field=value"),
     (["--device", "cuda:77"], "--device cuda:77 can't be used here"),
     (["--device", "gpu"], "--device gpu can't be used here"),

@@ -140,6 +140,7 @@ def test_numbers_are_those_of_metrics_json(evaluated, reader):
     assert f"canonical dimensions{metrics['canonical_correlation']:.2f}{metrics['dim']}" in reader.text
     assert f"own dimensions{metrics['sum_correlation']:.2f}{metrics['dim']}" in reader.text
     assert "Recall at 10 (%)" in reader.text and "2.50" in reader.text     # chance: 10 of 400
+    assert "200.50" in reader.text and "0.016" in reader.text
 
 
 def test_intervals_do_not_change_the_metrics(evaluated, monkeypatch, capsys):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from xmodal.errors import DataError, NumericalError
-from xmodal.metrics import canonical_correlation, sum_correlation
-from xmodal.metrics.chance import chance_recall
+from xmodal.metrics import canonical_correlation, retrieval_metrics, retrieval_ranks, sum_correlation
+from xmodal.metrics.chance import chance_metrics, chance_recall, match_counts
 from xmodal.metrics.correlation import canonical_correlations, dimension_correlations
 from xmodal.metrics.plane import neighbour_map, principal_plane
 
@@ -23,6 +23,42 @@ def test_chance_is_the_share_of_all_draws_that_hold_a_match():
     assert chance_recall([1], 7, [25]) == pytest.approx([100.0])
     assert chance_recall([1], 1, [1, 5]).tolist() == [100, 100]
     assert chance_recall(torch.ones(9), 100_000, [1, 10]) == pytest.approx([0.001, 0.01], rel=1e-6)
+
+
+@pytest.mark.parametrize(("matches", "n"), [([1], 1), ([1], 7), ([1], 6), ([2, 2, 1], 6), ([1, 1, 3], 7), ([5], 5)])
+def test_metrics_of_chance_are_those_of_all_orders(matches, n):
+    best = [1 + min(places) for m in matches for places in combinations(range(n), m)]
+    weights = np.concatenate([np.full(count, 1 / count) for count in (len(list(combinations(range(n), m)))
+                                                                      for m in matches)]) / len(matches)
+    found = chance_metrics(matches, n, (1, 3))
+    assert found["mean_rank"] == pytest.approx(weights @ best)
+    assert found["mrr"] == pytest.approx(weights @ (1 / np.array(best)))
+    assert found["r1"] == pytest.approx(100 * weights @ (np.array(best) <= 1))
+    assert found["r3"] == pytest.approx(100 * weights @ (np.array(best) <= 3))
+    copies = [order for order, weight in zip(best, weights, strict=True) for _ in range(round(weight * 2520))]
+    assert found["median_rank"] == np.median(copies)
+
+
+def test_metrics_of_chance_are_those_of_random_embeddings_and_of_large_galleries():
+    draw = torch.Generator().manual_seed(0)
+    pairs = torch.stack([torch.arange(900) // 3, torch.arange(900)], dim=1)     # three captions for each picture
+    z1, z2 = torch.randn(300, 8, generator=draw), torch.randn(900, 8, generator=draw)
+    measured, ranks = retrieval_metrics(z1, z2, pairs), retrieval_ranks(z1, z2, pairs)
+    for direction, matches, n in zip(("V1_to_V2", "V2_to_V1"), match_counts(pairs, ranks, 300, 900), (900, 300),
+                                     strict=True):
+        chance = chance_metrics(matches, n)
+        assert measured[direction]["mean_rank"] == pytest.approx(chance["mean_rank"], rel=0.15)
+        assert measured[direction]["median_rank"] == pytest.approx(chance["median_rank"], rel=0.2)
+        assert measured[direction]["mrr"] == pytest.approx(chance["mrr"], abs=0.01)
+    many = chance_metrics([1], 100_000)
+    assert many["mrr"] == pytest.approx((1 / np.arange(1, 100_001)).sum() / 100_000, rel=1e-9)
+    assert many["median_rank"] == 50_000.5 and many["mean_rank"] == 50_000.5
+
+
+def test_partners_are_counted_for_queries_alone():
+    pairs = torch.tensor([[0, 1], [0, 1], [0, 2], [3, 2]])       # items 1 and 2 of view 1 have none, nor 0 of view 2
+    ranks = retrieval_ranks(torch.eye(4)[:, :3] + 1, torch.eye(3), pairs)
+    assert [counts.tolist() for counts in match_counts(pairs, ranks, 4, 3)] == [[2, 1], [1, 2]]
 
 
 def test_chance_of_all_items_warns_of_nothing():

@@ -48,6 +48,9 @@ def test_the_block_says_more_where_there_is_more() -> None:
     assert "Top 01: 31.050 (621) 31.050 [29.00, 33.10]" in text and "MRR        : 0.440 [0.420, 0.460]" in text
     assert "2000 with a match, 10000 items in the gallery" in text and "7 of 2000 queries" in text
     assert "mAP        : 0.250 (same class)\nnDCG       : @1 0.500, @5 0.400, @10 0.333, @25 0.300 (same class)" in text
+    by_chance = {"r1": 0.01, "r5": 0.05, "r10": 0.1, "r25": 0.25, "median_rank": 5000.5, "mrr": 0.000979}
+    with_chance = evaluation_block(METRICS | {"V2_to_V1": values | {"chance": by_chance}}, "V2_to_V1", "t")
+    assert "By chance  : MRR 0.001, top 01 0.01, top 10 0.10, median rank 5000.50\nSum corr" in with_chance
     assert max(map(len, text.splitlines())) <= 80
     given = evaluation_block(METRICS, "V1_to_V2", "t", intervals={"median_rank": (2, 4)})
     assert "Median Rank: 3.00 (2000) [2.00, 4.00]" in given

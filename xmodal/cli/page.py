@@ -24,10 +24,10 @@ from xmodal.errors import DataError
 from xmodal.evaluator import EmbeddedSplit
 from xmodal.linear import ClosedForm
 from xmodal.metrics import DIRECTIONS, Ranks
-from xmodal.metrics.chance import chance_recall
+from xmodal.metrics.chance import chance_recall, match_counts
 from xmodal.metrics.correlation import canonical_correlations, dimension_correlations
 from xmodal.metrics.plane import neighbour_map, principal_plane
-from xmodal.metrics.views import KS, check_pairs
+from xmodal.metrics.views import KS
 from xmodal.networks import Model
 from xmodal.report.curves import MOST_EPOCHS
 from xmodal.report.page import PageContent, Scatter, render
@@ -94,11 +94,9 @@ def write_page(args: argparse.Namespace, run: RunFolder, model: Model | ClosedFo
 def chance_curves(split: PairSplit, z1: Tensor, z2: Tensor, ranks: Ranks) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of each direction, ks from 1 to the size of the gallery, evenly spaced by their logarithms, and what chance
     finds there."""
-    table = check_pairs(split.pairs, len(z1), len(z2))
     curves = {}
-    for side, (direction, queries, n) in enumerate(zip(DIRECTIONS, (ranks.queries1, ranks.queries2),
-                                                       (len(z2), len(z1)), strict=True)):
-        matches = torch.bincount(table[:, side])[queries]
+    for direction, matches, n in zip(DIRECTIONS, match_counts(split.pairs, ranks, len(z1), len(z2)),
+                                     (len(z2), len(z1)), strict=True):
         spaced = np.geomspace(1, n, CURVE_POINTS).round().astype(np.int64)
         ks = np.unique(np.concatenate((spaced, [k for k in KS if k <= n])))
         curves[direction] = ks, chance_recall(matches, n, ks)

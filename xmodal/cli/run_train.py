@@ -64,8 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     add_run_options(parser)
     parser.add_argument("--seed", type=seed_number, help="of initial weights and order of batches (default: 23)")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
-                        help="replaces a field of the experiment's CONFIG for this run; may be repeated")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="FIELD=VALUE", dest="overrides",
+                        help="replaces a field of the experiment's CONFIG for this run; one or several")
     parser.add_argument("--precision", choices=("float32", "bf16"), help="bf16: towers in bfloat16 autocast")
     parser.add_argument("--compile", action="store_true", help="compile the towers (torch.compile)")
     parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted")

@@ -57,8 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
                         "ones after it (default: 23)")
     parser.add_argument("--seeds", type=_count, metavar="N", help="train each trial with so many seeds and take the "
                         "mean: where validation pairs are few, one training is luck (default: 1)")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
-                        help="replaces a field of the experiment's CONFIG in all trials; may be repeated")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="FIELD=VALUE", dest="overrides",
+                        help="replaces a field of the experiment's CONFIG in all trials; one or several")
     parser.add_argument("--search", action="extend", nargs="+", default=[], metavar="FIELD=...",
                         help="also searches a field, or searches it elsewhere: FIELD=LOW:HIGH, FIELD=LOW:HIGH:log, or "
                         "FIELD=A,B,C")

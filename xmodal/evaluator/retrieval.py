@@ -19,6 +19,7 @@ from xmodal.metrics import (
     retrieval_ranks,
     sum_correlation,
 )
+from xmodal.metrics.chance import chance_metrics, match_counts
 
 #: What a bootstrap interval is given for.
 WITH_INTERVAL = ("r1", "r5", "r10", "r25", "median_rank", "mean_rank", "mrr")
@@ -40,7 +41,8 @@ def evaluate(model: TwoViewModel, data: PairedData, split: str = "test", *, n_te
 
     Returns:
         ``{"V1_to_V2": {...}, "V2_to_V1": {...}, "sum_correlation", "canonical_correlation", "dim", "split",
-        "n_pairs"}``; see :func:`xmodal.metrics.retrieval_metrics`. Rates are percent.
+        "n_pairs"}``; see :func:`xmodal.metrics.retrieval_metrics`. Rates are percent. ``"chance"`` of each direction is
+        what a gallery in random order gives; see :func:`xmodal.metrics.chance.chance_metrics`.
 
     Raises:
         NumericalError: an embedding is not finite; names view and rows.
@@ -74,6 +76,8 @@ def metrics_of(embedded: EmbeddedSplit, *, intervals: bool = False, seed: int = 
     chosen, z1, z2, ranks, fit = embedded
     report: dict[str, Any] = retrieval_metrics(z1, z2, chosen.pairs, labels1=chosen.labels,
                                                labels2=partner_labels(chosen), ranks=ranks)
+    for direction, matches in zip(DIRECTIONS, match_counts(chosen.pairs, ranks, len(z1), len(z2)), strict=True):
+        report[direction]["chance"] = chance_metrics(matches, report[direction]["n_gallery"])
     if intervals:
         for direction in DIRECTIONS:
             report[direction]["intervals"] = {key: bootstrap_interval(getattr(ranks, direction), key, seed=seed)[1:]

@@ -7,7 +7,7 @@ Ties are decided in float64. A float32 product of unit vectors is off by up to 5
 to 8192), and by another amount in another tile, so in float32 a comparison is trusted only outside a band of
 ``BAND`` around the score of the match. The few rows of a tile with something inside the band are multiplied again
 in float64, where "the same" means closer than ``TIE``. Identical rows therefore tie whatever the tile, a collapsed
-model scores chance, and ranks equal those of a float64 sort at nearly the price of float32.
+model has the ranks of chance, and ranks equal those of a float64 sort at nearly the price of float32.
 """
 from __future__ import annotations
 

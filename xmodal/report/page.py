@@ -98,7 +98,7 @@ class PageContent:
         title: what was evaluated on what.
         subtitle: which pairs, and what must be said of them.
         synthetic: whether the values are made up.
-        metrics: as ``metrics.json`` has them, with intervals.
+        metrics: as ``metrics.json`` has them, with intervals and chance.
         view_names: what view 1 and view 2 are.
         ranks: (q,) of each direction.
         chance: ks and what chance finds there, in percent, of each direction.
@@ -179,8 +179,8 @@ def _header(page: PageContent, sections: Sequence[tuple[str, str]]) -> Markup:
 def _results(page: PageContent) -> Markup:
     ks = sorted(int(key[1:]) for key in page.metrics[DIRECTIONS[0]] if key[0] == "r" and key[1:].isdecimal())
     rows = [[f"Recall at {k} (%)", *(_valued(page.metrics[d], f"r{k}", 2) for d in DIRECTIONS),
-             _by_chance(page, k)] for k in ks]
-    rows += [[name, *(_valued(page.metrics[d], key, digits) for d in DIRECTIONS), ""]
+             _by_chance(page, f"r{k}", 2)] for k in ks]
+    rows += [[name, *(_valued(page.metrics[d], key, digits) for d in DIRECTIONS), _by_chance(page, key, digits)]
              for key, name, digits in _ROWS if key in page.metrics[DIRECTIONS[0]]]
     rows += [[name, *(_with_small(f"{page.metrics[d][key]:,}") for d in DIRECTIONS), ""]
              for key, name in (("n_queries", "Queries"), ("n_gallery", "Items in the gallery"),
@@ -188,7 +188,7 @@ def _results(page: PageContent) -> Markup:
     return join([table(["", *map(_column, DIRECTIONS), "chance"], rows, "Retrieval metrics of both directions"),
                  paragraph("In small figures: 95 % intervals, by bootstrap over the queries. Similarity is the cosine; "
                            "with several matches the best one counts; ties take the average rank, so that a collapsed "
-                           "model scores chance.", class_="muted"),
+                           "model has the ranks of chance.", class_="muted"),
                  *(element("pre", block) for block in page.blocks)])
 
 
@@ -214,12 +214,11 @@ def _interval(values: Mapping[str, Any], key: str, digits: int) -> str:
     return "" if low is None else f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def _by_chance(page: PageContent, k: int) -> str:
-    found = []
-    for direction in DIRECTIONS:
-        ks, by_chance = page.chance[direction]
-        found.append(f"{by_chance[min(int(np.searchsorted(ks, k)), len(ks) - 1)]:.2f}")
-    return found[0] if found[0] == found[1] else " / ".join(found)
+def _by_chance(page: PageContent, key: str, digits: int) -> str:
+    if key not in page.metrics[DIRECTIONS[0]]["chance"]:
+        return ""
+    one, two = (f"{page.metrics[direction]['chance'][key]:.{digits}f}" for direction in DIRECTIONS)
+    return one if one == two else f"{one} / {two}"
 
 
 def _ranks(page: PageContent) -> Markup:

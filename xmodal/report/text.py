@@ -23,7 +23,7 @@ def evaluation_block(metrics: Mapping[str, Any], direction: str, title: str,
 
     Args:
         metrics: ``{"V1_to_V2": {...}, "V2_to_V1": {...}}`` as ``retrieval_metrics`` returns it, and, where known,
-            ``sum_correlation``, ``canonical_correlation`` and ``dim``.
+            ``chance`` of each direction, ``sum_correlation``, ``canonical_correlation`` and ``dim``.
         direction: which of the two.
         title: what was evaluated; it must say ``synthetic`` where the data are.
         intervals: (low, high) by key; by default ``metrics[direction]["intervals"]``, if any.
@@ -53,6 +53,8 @@ def evaluation_block(metrics: Mapping[str, Any], direction: str, title: str,
         lines.append(f"Tied       : {values['tied_queries']} of {queries} queries; ties take the average rank")
     if "map" in values:
         lines += _class_lines(values)
+    if "chance" in values:
+        lines.append(f"By chance  : {_in_short(values['chance'])}")
     if "sum_correlation" in metrics:
         lines += textwrap.wrap(_correlations(metrics), WIDTH)
     return "\n".join(lines)
@@ -60,13 +62,15 @@ def evaluation_block(metrics: Mapping[str, Any], direction: str, title: str,
 
 def baseline_line(name: str, metrics: Mapping[str, Any], direction: str) -> str:
     """A baseline in two or three short lines, to stand below the block of a model."""
-    values = metrics[direction]
-    hits = [f"top {k:02d} {values[f'r{k}']:.2f}" for k in (1, 10) if f"r{k}" in values]
-    parts = [f"MRR {values['mrr']:.3f}", *hits, f"median rank {values['median_rank']:.2f}"]
-    lines = [f"{name}:", f"  {', '.join(parts)}"]
+    lines = [f"{name}:", f"  {_in_short(metrics[direction])}"]
     if "sum_correlation" in metrics:
         lines += textwrap.wrap(_correlations(metrics), WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _in_short(values: Mapping[str, Any]) -> str:
+    hits = [f"top {k:02d} {values[f'r{k}']:.2f}" for k in (1, 10) if f"r{k}" in values]
+    return ", ".join([f"MRR {values['mrr']:.3f}", *hits, f"median rank {values['median_rank']:.2f}"])
 
 
 def transfer_block(transfer: Mapping[str, Any]) -> str:
