@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "xmodal"
 #: From the ground up. Names not written yet are allowed to be absent.
 ORDER = ["errors", "atomic", "linalg", "nearest", "covariance", "distributed", "layers", "towers", "augment",
          "networks", "objectives", "metrics", "features", "data", "linear", "ranges", "start", "config", "checkpoint",
-         "diagnosis", "evaluator", "trainer", "runs", "tuning", "search", "report", "pictures", "cli", "__main__"]
+         "diagnosis", "evaluator", "trainer", "runs", "comparison", "tuning", "search", "report", "pictures", "cli",
+         "__main__"]
 NOT_YET: set[str] = set()
 
 

@@ -30,6 +30,8 @@ LISTED = {
     "cli.run_eval": ("test_commands", "run_eval.main"),
     "cli.run_search": ("test_search", "run_search.main"),
     "cli.run_train": ("test_commands", "run_train.main"),
+    "comparison.compare": ("test_run_compare", "compare_runs("),
+    "comparison.rows": ("test_run_compare", "rows_of("),
     "data.readers": ("test_search", "ItemReader("),
     "errors": ("test_common", "did_you_mean("),
     "evaluator.hubs": ("test_hubness", "--hubness"),

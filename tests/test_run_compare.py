@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from xmodal.cli import run_compare, run_eval, run_train
+from xmodal.comparison import compare_runs
+from xmodal.comparison.rows import name_of, open_runs, rows_of
+from xmodal.errors import DataError
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -108,6 +111,15 @@ def test_a_baseline_a_direction_another_metric(runs, capsys):
     assert "comparison" not in capsys.readouterr().out
 
 
+def test_a_program_compares_runs_as_the_command_does(runs, capsys):
+    assert run_compare.main([*runs, "--metric", "r10", "--format", "json"]) == 0
+    assert compare_runs(runs, metric="r10") == json.loads(capsys.readouterr().out)
+    rows = rows_of(open_runs([Path(run) for run in runs]))
+    assert [name_of(rows, run) for run in runs] == [row.name for row in rows for _ in row.runs]
+    with pytest.raises(DataError, match="direction V1toV2: did you mean V1_to_V2"):
+        compare_runs(runs, directions=["V1toV2"])
+
+
 def test_a_comment_in_the_model_file_makes_no_other_experiment_but_code_does(runs, capsys, tmp_path):
     copies = []
     for name, change in (("a", "# a comment\n"), ("b", "LAYERS = 3\n")):
@@ -131,15 +143,15 @@ def test_curves_are_drawn(runs, tmp_path, suffix):
     (["runs/../runs/digits_cca"], "was given twice (as runs/digits_cca, too)"),
     (["runs/digits_ca"], "there is no run in runs/digits_ca: did you mean digits_cca"),
     (["."], "there is no run in .: "),
-    (["--metric", "mr"], "--metric mr: did you mean mrr"),
-    (["--level", "95"], "--level must be from 0.5 to less than 1"), (["--level", "nan"], "--level must be"),
+    (["--metric", "mr"], "metric mr: did you mean mrr"),
+    (["--level", "95"], "level must be from 0.5 to less than 1"), (["--level", "nan"], "level must be"),
     (["--out", "x.xlsx"], "--out x.xlsx: expected a file that ends in .txt, .md, .tex, .csv, .json, got .xlsx"),
     (["--out", "table"], "got no suffix"),
     (["--out", "nowhere/x.md"], "there is no folder nowhere"),
     (["--figure", "x.gif"], "--figure x.gif: expected a file that ends in .png"),
     (["--figure", "nowhere/x.png"], "there is no folder nowhere"),
-    (["--n_test", "401"], "--n_test must be from 1 to 400"), (["--split", "tset"], "tset"),
-    (["--baseline", "digits_c"], "--baseline digits_c: there is no such row"),
+    (["--n_test", "401"], "n_test must be from 1 to 400"), (["--split", "tset"], "tset"),
+    (["--baseline", "digits_c"], "baseline digits_c: there is no such row"),
     (["--device", "cuda:77"], "--device cuda:77 can't be used here"),
     (["--data", "nothing.npz"], "nothing.npz"),
 ])

@@ -14,29 +14,19 @@ data.
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
 
 from xmodal.atomic import replacing
 from xmodal.checkpoint import RunFolder
 from xmodal.cli.common import command_parser, pick_device, run_command, seed_number
 from xmodal.cli.plot_log import SUFFIXES as FIGURE_SUFFIXES
-from xmodal.cli.rows import Row, name_of, open_runs, rows_of
-from xmodal.data import PairedData, PairSplit
-from xmodal.errors import DataError, did_you_mean
-from xmodal.evaluator import embed, embedded_moments
-from xmodal.metrics import DIRECTIONS, PRIMARY, Ranks, canonical_correlation, rank_metrics, retrieval_ranks
-from xmodal.metrics import sum_correlation as sum_correlation_of
-from xmodal.metrics.comparison import RESAMPLES, compare_rows, holm
-from xmodal.report.comparison import FORMATS, METRICS, SUFFIXES
+from xmodal.comparison import compare_runs
+from xmodal.errors import DataError
+from xmodal.metrics import DIRECTIONS, PRIMARY
+from xmodal.metrics.comparison import METRICS
+from xmodal.report.comparison import FORMATS, SUFFIXES
 from xmodal.report.row_curves import plot_rows
-from xmodal.runs import load_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,20 +58,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def compare(args: argparse.Namespace) -> int:
     """One comparison, from options to table; returns the exit code."""
-    _check_options(args)
-    rows = rows_of(open_runs(args.runs))
-    baseline = None if args.baseline is None else name_of(rows, args.baseline)
-    device = pick_device(args.device)
-    logs = {row.name: [run.log() for run in row.runs] for row in rows}
-    data = load_run(rows[0].runs[0].path).data(args.data)
-    chosen = data.split(args.split)
-    if args.n_test is not None:
-        if not 1 <= args.n_test <= len(chosen):
-            raise DataError(f"--n_test must be from 1 to {len(chosen):,} (the {args.split} pairs), got {args.n_test:,}")
-        chosen = chosen.take(args.n_test)
-    measured = [[_measure(run, log, data, chosen, device) for run, log in zip(row.runs, logs[row.name], strict=True)]
-                for row in rows]
-    comparison = _comparison(args, rows, measured, data, chosen, baseline)
+    _check_files(args)
+    comparison = compare_runs(args.runs, args.data, args.split, n_test=args.n_test,
+                              directions=DIRECTIONS if args.direction is None else (args.direction,),
+                              metric=args.metric, baseline=args.baseline, level=args.level, seed=args.seed,
+                              device=pick_device(args.device))
     print(FORMATS[args.format or "text"](comparison))
     written = []
     if args.out is not None:
@@ -89,7 +70,8 @@ def compare(args: argparse.Namespace) -> int:
             path.write_text(FORMATS[SUFFIXES[args.out.suffix.lower()]](comparison) + "\n", encoding="utf-8")
         written.append(args.out)
     if args.figure is not None:
-        figure = plot_rows(logs, f"{PRIMARY.key}_va")
+        figure = plot_rows({row["name"]: [RunFolder(Path(run)).log() for run in row["runs"]]
+                            for row in comparison["rows"]}, f"{PRIMARY.key}_va")
         with replacing(args.figure) as path:
             figure.savefig(path, format=args.figure.suffix[1:].lower(), dpi=150)
         written.append(args.figure)
@@ -98,7 +80,7 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_options(args: argparse.Namespace) -> None:
+def _check_files(args: argparse.Namespace) -> None:
     for name, known in (("out", tuple(SUFFIXES)), ("figure", FIGURE_SUFFIXES)):
         path = getattr(args, name)
         if path is None:
@@ -110,115 +92,3 @@ def _check_options(args: argparse.Namespace) -> None:
                             f"got {path.suffix or 'no suffix'}")
         if not path.parent.is_dir():
             raise DataError(f"--{name} {path}: there is no folder {path.parent}")
-    if args.metric not in METRICS:
-        raise DataError(f"--metric {args.metric}: {did_you_mean(args.metric, METRICS)}")
-    if not 0.5 <= args.level < 1:
-        raise DataError(f"--level must be from 0.5 to less than 1, such as 0.95; got {args.level:g}")
-
-
-# -- what is known of a run --------------------------------------------------------------------------------------------
-
-
-class _Measured(NamedTuple):
-    """A run, evaluated: ranks of its queries, metrics by direction, and what has no direction (None if unknown)."""
-
-    ranks: Ranks
-    by_direction: dict[str, dict[str, float]]
-    other: dict[str, float | None]
-    dim: int
-
-
-def _measure(run: RunFolder, log: list[dict[str, Any]], data: PairedData, chosen: PairSplit, device: torch.device
-             ) -> _Measured:
-    opened = load_run(run.path, device=device)
-    z1, z2 = embed(opened.model, chosen, device=device, precision=opened.precision)
-    ranks = retrieval_ranks(z1, z2, chosen.pairs)
-    fit = embedded_moments(opened.model, data.train, device=device, precision=opened.precision)
-    kept = [line for line in log if str(line.get("epoch")) == opened.header.get("epoch")]
-    seconds = [_number(line.get("seconds")) for line in log]
-    return _Measured(ranks, {direction: rank_metrics(ranks, direction) for direction in DIRECTIONS}, {
-        "sum_correlation": sum_correlation_of(z1, z2, chosen.pairs),
-        "canonical_correlation": canonical_correlation(z1, z2, fit, chosen.pairs),
-        "valid_mrr": _number(kept[-1].get(f"{PRIMARY.key}_va")) if kept else None,
-        "epochs": len(log) or None,
-        "seconds": sum(second or 0.0 for second in seconds) if any(second is not None for second in seconds) else None,
-    }, z1.shape[1])
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-# -- what is known of the rows -----------------------------------------------------------------------------------------
-
-
-def _comparison(args: argparse.Namespace, rows: Sequence[Row], measured: Sequence[Sequence[_Measured]],
-                data: PairedData, chosen: PairSplit, baseline: str | None) -> dict[str, Any]:
-    """All that tables and JSON are made of; see :mod:`xmodal.report.comparison`."""
-    directions = DIRECTIONS if args.direction is None else (args.direction,)
-    described = [_row(row, runs) for row, runs in zip(rows, measured, strict=True)]
-    tests: list[dict[str, Any]] = []
-    names = [row.name for row in rows]
-    pairs = list(_pairs(names, baseline))
-    for number, direction in enumerate(directions):
-        ranks = [[getattr(run.ranks, direction) for run in runs] for runs in measured]
-        found = compare_rows(ranks, pairs, args.metric, level=args.level, seed=args.seed + number)
-        for row, interval in zip(described, found.rows, strict=True):
-            row["interval"][direction] = [interval.low, interval.high]
-        tests += [{"direction": direction, "row": names[i], "other": names[j], "difference": test.value,
-                   "low": test.low, "high": test.high, "p": test.p}
-                  for (i, j), test in zip(pairs, found.differences, strict=True)]
-    for test, corrected in zip(tests, holm([test["p"] for test in tests]), strict=True):
-        test |= {"p_holm": corrected, "significant": corrected <= 1 - args.level}
-    return {"data": {"name": data.name, "title": data.title, "fingerprint": data.fingerprint,
-                     "synthetic": data.synthetic, "split": args.split, "n_pairs": len(chosen)},
-            "directions": list(directions), "metric": args.metric, "level": args.level, "baseline": baseline,
-            "correction": "Holm", "resamples": RESAMPLES, "seed": args.seed, "rows": described,
-            "reference": {direction: baseline or _best(described, direction, args.metric) for direction in directions},
-            "comparisons": tests, "notes": _notes(rows, measured, len(tests), args.level)}
-
-
-def _pairs(names: Sequence[str], baseline: str | None) -> Iterator[tuple[int, int]]:
-    """Which rows are compared: each with the baseline, or all with all. To correct over comparisons with the best row
-    alone would not do, since looking for the best is looking at all."""
-    if baseline is None:
-        yield from itertools.combinations(range(len(names)), 2)
-    else:
-        yield from ((i, names.index(baseline)) for i, name in enumerate(names) if name != baseline)
-
-
-def _best(rows: Sequence[Mapping[str, Any]], direction: str, metric: str) -> str:
-    best = (max if METRICS[metric] else min)(rows, key=lambda row: row[direction][metric]["mean"])
-    return str(best["name"])
-
-
-def _row(row: Row, runs: Sequence[_Measured]) -> dict[str, Any]:
-    by_direction = {direction: {key: _spread([run.by_direction[direction][key] for run in runs]) for key in METRICS}
-                    for direction in DIRECTIONS}
-    return {"name": row.name, "experiment": row.experiment, "runs": [str(run.path) for run in row.runs],
-            "seeds": row.seeds, **by_direction, "interval": {}, "dim": runs[0].dim,
-            **{key: _spread([run.other[key] for run in runs]) for key in runs[0].other}}
-
-
-def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and sample standard deviation of what is known of the values."""
-    known = [float(value) for value in values if value is not None]
-    return {"mean": statistics.fmean(known) if known else None,
-            "std": statistics.stdev(known) if len(known) > 1 else None, "values": list(values)}
-
-
-def _notes(rows: Sequence[Row], measured: Sequence[Sequence[_Measured]], n_tests: int, level: float) -> list[str]:
-    notes = []
-    single = [row.name for row in rows if len(row.runs) == 1]
-    if single and n_tests:
-        who = "Rows of one run each" if len(single) == len(rows) else f"One run only: {', '.join(single)}"
-        notes.append(f"{who}; seeds were not resampled there, so that a difference is one of these runs, not of what "
-                     "other seeds would give (for a method that no seed changes this is the same).")
-    if 2 / (RESAMPLES + 1) * n_tests > 1 - level:
-        notes.append(f"{n_tests} comparisons are too many for {RESAMPLES:,} resamples at level {level:g}: none can be "
-                     "significant. Compare fewer rows, or all with a --baseline.")
-    tied = [row.name for row, runs in zip(rows, measured, strict=True)
-            if any(float(flags.float().mean()) > 0.01 for run in runs for flags in (run.ranks.tied1, run.ranks.tied2))]
-    if tied:
-        notes.append(f"{', '.join(tied)}: more than 1 % of the queries are tied; ties take the average rank.")
-    return notes

@@ -28,6 +28,8 @@ from torch import Tensor
 from xmodal.errors import DataError
 from xmodal.metrics.bootstrap import GATHERED_VALUES, Interval, rank_statistic
 
+#: What a comparison may be about, and whether high is better.
+METRICS = {"r1": True, "r5": True, "r10": True, "r25": True, "median_rank": False, "mrr": True, "mean_rank": False}
 RESAMPLES = 10_000  # the smallest p is 2 / 10,001, which lets a test survive the correction over 250 of them at 0.05
 
 

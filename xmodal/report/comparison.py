@@ -1,6 +1,6 @@
 """One table over runs, as text, Markdown, LaTeX, CSV or JSON. Formatting only.
 
-All take what ``xmodal.cli.run_compare`` puts together::
+All take what ``xmodal.comparison.compare_runs`` puts together::
 
     {"data": {"title", "split", "n_pairs", ...}, "directions", "metric", "level", "baseline", "resamples", "seed",
      "rows": [{"name", "experiment", "runs", "seeds", "V1_to_V2": {key: VALUE}, "V2_to_V1": {...},
@@ -21,6 +21,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xmodal.metrics.comparison import METRICS
 from xmodal.report.escaping import latex, markdown, one_paragraph
 from xmodal.report.text import WIDTH
 
@@ -42,8 +43,6 @@ RETRIEVAL = (Column("r1", "R@1", 1, True), Column("r5", "R@5", 1, True), Column(
 MEAN_RANK = Column("mean_rank", "MeanR", 1, False)
 TRAINING = (Column("sum_correlation", "sum corr", 2, True), Column("canonical_correlation", "can corr", 2, True),
             Column("valid_mrr", "valid MRR", 3, True), Column("epochs", "epochs", 0), Column("seconds", "sec", 1))
-#: What a comparison may be about, and whether high is better.
-METRICS = {column.key: bool(column.high_is_better) for column in (*RETRIEVAL, MEAN_RANK)}
 _BY_DIRECTION = ("metric_low", "metric_high", "reference", "difference", "difference_low", "difference_high", "p",
                  "p_holm", "significant")
 

@@ -96,7 +96,7 @@ def name_of(rows: Sequence[Row], wanted: str) -> str:
         if len(found) == 1:
             return found[0].name
     known = [row.name for row in rows]
-    raise DataError(f"--baseline {wanted}: there is no such row; {did_you_mean(wanted, known)}")
+    raise DataError(f"baseline {wanted}: there is no such row; {did_you_mean(wanted, known)}")
 
 
 def _experiment(run: RunFolder, about: dict[str, Any]) -> str:
