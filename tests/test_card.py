@@ -118,6 +118,7 @@ def test_training_writes_it_and_evaluation_adds_results(run, capsys):
     evaluate = [*TRAIN, "--tag", "it's"]
     assert run_eval.main([*evaluate, "--n_test", "50"]) == 0 and run.file("card.md").read_text() == text
     assert run_eval.main(evaluate) == 0
+    assert run.file("card.md").read_text().count("| by chance | 0.25 | 1.25 | 2.50 | 6.25 | 200.50 | 0.016 |") == 2
     text = run.file("card.md").read_text()
     metrics = json.loads(run.file("metrics.json").read_text())
     results = front(text)["model-index"][0]["results"]

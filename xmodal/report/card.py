@@ -142,8 +142,9 @@ def _results(about: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> lis
     data, heads = about["data"], ("R@1", "R@5", "R@10", "R@25", "median rank", "MRR")
     table = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for direction in DIRECTIONS:
-        cells = [_value(metrics[direction].get(key), 3 if key == "mrr" else 2) for key, _, _ in _METRICS]
-        table.append(f"| {direction} ({_ASKS[direction]}) | {' | '.join(cells)} |")
+        table.append(f"| {direction} ({_ASKS[direction]}) | {_cells(metrics[direction])} |")
+        if "chance" in metrics[direction]:
+            table.append(f"| by chance | {_cells(metrics[direction]['chance'])} |")
     first = metrics[DIRECTIONS[0]]
     most = f" of at most {metrics['dim']}" if "dim" in metrics else ""
     return [f"On {metrics.get('n_pairs', 0):,} {markdown(metrics.get('split', 'test'))} pairs of "
@@ -152,6 +153,10 @@ def _results(about: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> lis
             f"Sum correlation {_value(metrics.get('sum_correlation'), 2)}, canonical correlation "
             f"{_value(metrics.get('canonical_correlation'), 2)}{most}. The first can be raised by copying a feature, "
             "the second can't."]
+
+
+def _cells(values: Mapping[str, Any]) -> str:
+    return " | ".join(_value(values.get(key), 3 if key == "mrr" else 2) for key, _, _ in _METRICS)
 
 
 def _usage(about: Mapping[str, Any], folder: str) -> str:
