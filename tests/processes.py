@@ -25,7 +25,8 @@ def free_port() -> int:
 
 def start(body: Callable[..., Any], count: int, *args: Any, **environment: str) -> list[BaseProcess]:
     """``body(*args)`` in so many processes with the environment that torchrun gives them, and more of it."""
-    environment |= {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environment |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(free_port())}
     processes = [CONTEXT.Process(target=_enter, args=(body, number, environment, args)) for number in range(count)]
     for process in processes:
         process.start()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from xmodal import distributed
 from xmodal.config import TrainConfig
 from xmodal.covariance import PairCovariance
-from xmodal.data import PairedData, PairSplit, pair_batches, read_h5, view_batches, write_h5
-from xmodal.errors import ProcessError
+from xmodal.data import PairedData, PairSplit, files, pair_batches, read_h5, view_batches, write_h5
+from xmodal.errors import DataError, ProcessError
 from xmodal.evaluator import embed, evaluate
 from xmodal.layers import CCALayer, CCAReadout, LearnedProjection
 from xmodal.layers.batch_norm import SharedBatchNorm, share_batch_norms
@@ -358,6 +358,28 @@ def test_a_signal_to_one_stops_all_and_nothing_is_lost(tmp_path):
     together(command, 2, "run_train", str(tmp_path / "stopped"), arguments)
     weights = Path("runs", "digits_ccal_cont", "weights.safetensors")
     assert (tmp_path / "whole" / weights).read_bytes() == (tmp_path / "stopped" / weights).read_bytes()
+
+
+def test_all_stream_where_one_has_too_little_memory(tmp_path):
+    write_h5(pairs(), tmp_path / "pairs.h5")
+    assert finish(start(_short_of_memory, 3, str(tmp_path / "pairs.h5"))) == [0] * 3
+
+
+def _short_of_memory(path: str) -> None:
+    number = int(os.environ["RANK"])
+    files.available_memory = lambda: 1000 if number == 1 else None
+    with distributed.joined():
+        assert distributed.local_size() == 3 and read_h5(path).train.is_streamed
+        files.available_memory = lambda: 10**9 if number == 1 else None
+        assert not read_h5(path).train.is_streamed
+        needed = 3 * 4 * (12 + 9) * (203 + 47 + 31)  # by three processes
+        for memory, streams in ((2 * needed, False), (2 * needed - 1, True)):
+            files.available_memory = lambda memory=memory: memory
+            assert read_h5(path).train.is_streamed == streams
+        data = read_h5(path, stream=number == 2)
+        model = two_towers(CCALayer(DIM))
+        with pytest.raises(DataError, match="some stream them and others don't"):
+            fit(model, TraceNorm(), data, TrainConfig(batch_size=50, max_epochs=1))
 
 
 def test_a_model_that_does_not_gather_is_refused():

@@ -49,6 +49,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if _active else 0
 
 
+def local_size() -> int:
+    """How many processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1) if _active else 1
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Inside the block this process works together with the others that it was launched with, if there are any.
@@ -207,6 +212,11 @@ def largest(number: int) -> int:
     with explained("agree"):
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return int(value)
+
+
+def same_everywhere(text: str) -> bool:
+    """Whether all processes give the same; all get the same answer."""
+    return not largest(int(from_first(text.encode()) != text.encode()))
 
 
 def from_first(content: bytes | None) -> bytes | None:

@@ -16,6 +16,7 @@ from xmodal.data.memory import available_memory
 from xmodal.data.pairs import FURTHER, SPLITS, PairedData, PairSplit, View, as_integers, named_arrays
 from xmodal.data.stored import check_attribute, check_heaps, check_links, check_stored
 from xmodal.data.streamed import StreamedView, open_h5, to_float32
+from xmodal.distributed import largest, local_size, wait_for_all
 from xmodal.errors import DataError, did_you_mean
 
 VIEWS = ("view1", "view2")
@@ -152,7 +153,9 @@ def read_h5(path: str | Path, stream: bool | None = None, views: Sequence[str] |
 
     Args:
         path: the file.
-        stream: leave the views on disk; None does so if as float32 they would take over half of the free memory.
+        stream: leave the views on disk; None does so if as float32 they would take over half of the free memory. Of
+            several processes (:func:`xmodal.distributed.joined`) each has its copy, and all must read: they stream
+            if one of them has to.
         views: the names of the two views to read; None is ``view1`` and ``view2``. Two views of one side, such as a
             text in two languages, match item by item.
 
@@ -184,7 +187,9 @@ def read_h5(path: str | Path, stream: bool | None = None, views: Sequence[str] |
             attributes[f"encoder{number}"] = _read_encoder(file, path, name or f"view{number}")
         if stream is None:
             memory = available_memory()
-            stream = memory is not None and _float32_bytes(file, keys) > memory // 2
+            needed = _float32_bytes(file, keys) * local_size()
+            wait_for_all()
+            stream = bool(largest(int(memory is not None and needed > memory // 2)))
         total = ArrayHash()
         trusted = stream and bool(stored)
         train, valid, test, *further = (_read_split(file, path, name, keys, stream, None if trusted else total)

@@ -16,8 +16,8 @@ from xmodal.checkpoint import RunFolder, load_strictly
 from xmodal.config import TrainConfig
 from xmodal.data import Batch, PairedData, PairSplit, n_batches, pair_batches
 from xmodal.diagnosis import diagnose, largest_values, require_finite_state
-from xmodal.distributed import alone, gather_rows, largest, rank, size
-from xmodal.errors import CheckpointError, NumericalError
+from xmodal.distributed import alone, gather_rows, largest, rank, same_everywhere, size
+from xmodal.errors import CheckpointError, DataError, NumericalError
 from xmodal.evaluator import tower_precision
 from xmodal.linear import ClosedForm
 from xmodal.metrics import PRIMARY
@@ -76,6 +76,7 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
             came of it is in the ``config.json`` of ``run``, and a training that is resumed needs the other run no more.
 
     Raises:
+        DataError: several processes hold different data, or only some of them stream.
         ExperimentError: model, objective and data don't fit together, or what to start from doesn't fit the model.
         NumericalError: the loss is not finite; the message says where and why, the best weights stay.
         CheckpointError: the state to resume is damaged, or another model's; what to start from is missing.
@@ -85,6 +86,9 @@ def fit(model: Model | ClosedForm, objective: nn.Module | None, data: PairedData
         raise CheckpointError("resume needs a run folder")
     state = run.load_resume() if resume and run is not None and not isinstance(model, ClosedForm) else None
     started = start_from(start, model) if start is not None and state is None else Started()
+    if not same_everywhere(f"{data.fingerprint} {data.train.is_streamed}"):
+        raise DataError("the processes of this training hold different data, or some stream them and others don't: "
+                        "their parts would be of different batches; give all the same data and the same stream=...")
     check_experiment(model, objective, data)
     if isinstance(model, ClosedForm) or objective is None:  # never the one without the other: that was checked
         with alone():
