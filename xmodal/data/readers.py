@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,9 @@ from xmodal.features.texts import text_encoder
 #: How large pictures are read that become small ones; values of a query's file at most.
 _DRAWN, _MOST_VALUES = 256, 1 << 26
 _TEXTS, _PICTURES, _SOUNDS = ("tfidf", "sentences", "codes", "named", "joined"), ("hog", "network"), ("spectrogram",)
-#: Networks that are made by this toolkit or by libraries, and not by a function that the data name.
-_KNOWN = ("efficientnet", "efficientnet_layers", "timm:", "torchvision:")
+#: Networks that are made by this toolkit or by libraries, with weights that these name, and not by a function or from
+#: a place that the data name (timm also knows hf-hub:USER/MODEL and local-dir:PATH).
+_KNOWN = re.compile(r"efficientnet|efficientnet_layers|(timm|torchvision):[\w.-]+", re.ASCII)
 
 
 class ItemReader:
@@ -236,7 +238,7 @@ def code_of(state: Mapping[str, Any]) -> str:
     if state.get("kind") == "joined" and isinstance(parts, list):
         return next((found for part in parts if isinstance(part, dict) and (found := code_of(part))), "")
     name = str(state.get("name", ""))
-    if state.get("kind") == "named" or (state.get("kind") == "network" and not name.startswith(_KNOWN)):
+    if state.get("kind") == "named" or (state.get("kind") == "network" and not _KNOWN.fullmatch(name)):
         return name
     return ""
 
