@@ -127,6 +127,7 @@ CASES = {
     "circle": (lambda: Circle(0.25, 8.0), lambda n, s, neg: by_directions(circle_by_loops(0.25, 8.0), n, s, neg)),
 }
 IN_BATCH = {**{name: make for name, (make, _) in CASES.items()}, "ranking": PairwiseRanking,
+            "ranking, sum": lambda: PairwiseRanking(symmetric=True, negatives="sum"),
             "ranking, hardest": lambda: PairwiseRanking(symmetric=True, negatives="hardest"), "InfoNCE": InfoNCE}
 
 

@@ -15,8 +15,8 @@ WHOLE, ROWS = 8192, 2048
 
 
 class Part(NamedTuple):
-    """What some rows contribute to a loss: their ``total``, and how many ``terms`` it has. Both may be (k,), where a
-    loss is the sum of k means."""
+    """What some rows contribute to a loss: their ``total``, and of how many ``terms`` it is the mean, 0 where it is
+    their sum. Both may be (k,), where a loss is the sum of k means."""
 
     total: Tensor
     terms: Tensor

@@ -48,7 +48,7 @@ class PairwiseRanking(InBatch):
         if compared.others is not None:
             hinge = hinge.masked_fill_(compared.others, -1.0)
         hinge = hinge.relu_()  # in place, since these n × n arrays are what the loss spends its time on
-        return Part(hinge.sum(), compared.count_negatives() if self.negatives == "mean" else _number(1, hinge))
+        return Part(hinge.sum(), compared.count_negatives() if self.negatives == "mean" else _number(0, hinge))
 
     def extra_repr(self) -> str:
         return f"margin={self.margin:g}, symmetric={self.symmetric}, negatives={self.negatives!r}"
