@@ -11,6 +11,7 @@ import torch
 from xmodal.data import PairedData, PairSplit
 from xmodal.errors import NumericalError
 from xmodal.evaluator import embed, evaluate, linear_cca_baseline, write_embeddings
+from xmodal.evaluator.partners import partner_labels
 from xmodal.layers import CCALayer, LearnedProjection
 from xmodal.metrics import retrieval_metrics
 from xmodal.networks import TwoTower
@@ -96,6 +97,21 @@ def test_labels_of_view2_come_from_its_partners(model, captioned_pictures):
     partners[test.pairs[:, 1]] = labels[test.pairs[:, 0]]
     expected = retrieval_metrics(z1, z2, test.pairs, labels1=labels, labels2=partners)
     assert report["V1_to_V2"]["map"] == pytest.approx(expected["V1_to_V2"]["map"])
+
+
+def test_labels_of_view2_are_those_of_its_last_partner():
+    """Of many rows, since torch's assignment is one of several threads from some thousands on."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.stack([torch.arange(200_000), torch.randint(300, (200_000,), generator=generator)], dim=1)
+    labels = torch.randint(1000, (200_000,), generator=generator)
+    split = PairSplit("test", torch.zeros(200_000, 1), torch.zeros(301, 1), pairs, labels)
+    last = dict(zip(pairs[:, 1].tolist(), labels.tolist(), strict=True))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert partner_labels(split).tolist() == [*(last[row] for row in range(300)), int(labels.min()) - 1]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_one_to_many_is_evaluated_by_items(captioned_pictures):

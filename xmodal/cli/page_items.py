@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xmodal.cli.drawing import NEIGHBOURS, shown_items, shown_styles
 from xmodal.data import PairedData, PairSplit
+from xmodal.evaluator.partners import partner_labels
 from xmodal.metrics import DIRECTIONS, Ranks
 from xmodal.metrics.hubness import NEIGHBOURS as HUB_NEIGHBOURS
 from xmodal.metrics.hubness import occurrences, skewness
@@ -61,14 +62,9 @@ class Shelf:
 
 
 def item_labels(split: PairSplit) -> tuple[Tensor, Tensor] | None:
-    """Classes of the items of both views, (n1,) and (n2,): a view-2 item has that of its partner (the last one's), and
-    one less than the least where it has none. None without labels."""
-    if split.labels is None:
-        return None
-    table = split.pair_table()
-    labels = torch.full((len(split.view2),), int(split.labels.min()) - 1, dtype=torch.int64)
-    labels[table[:, 1]] = split.labels[table[:, 0]]
-    return split.labels, labels
+    """Classes of the items of both views, (n1,) and (n2,), as :func:`partner_labels` has them; None without labels."""
+    labels = partner_labels(split)
+    return None if split.labels is None or labels is None else (split.labels, labels)
 
 
 # -- queries and what they find ------------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ def partner_labels(split: PairSplit) -> Tensor | None:
     for items without a partner."""
     if split.labels is None or split.pairs is None:
         return split.labels
-    labels = torch.full((len(split.view2),), int(split.labels.min()) - 1, dtype=split.labels.dtype)
-    labels[split.pairs[:, 1]] = split.labels[split.pairs[:, 0]]
-    return labels
+    partners = torch.from_numpy(partners_of(split))  # torch's own assignment to repeated rows has no last one
+    return torch.where(partners >= 0, split.labels[partners.clamp(min=0)], split.labels.min() - 1)
 
 
 def partners_of(split: PairSplit) -> np.ndarray:
