@@ -578,6 +578,8 @@ def test_what_was_loaded_can_be_fitted_anew_but_not_added_to():
         LinearCCA().merge(model)
     with pytest.raises(DataError, match="can't add to what was loaded"):
         model.partial_fit(x, y)
+    with pytest.raises(DataError, match="merge can't add to what was loaded"):
+        model.merge(LinearCCA().fit(x, y))
     np.testing.assert_array_equal(model.fit(x, y).transform(x), LinearCCA().fit(x, y).transform(x))
 
 

@@ -116,8 +116,7 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             raise DataError("partial_fit needs X, Y or both")
         if pairs is not None and (X is None or Y is None):
             raise DataError("a pair table needs both X and Y")
-        if self._sums is None and self._projection is not None:
-            raise DataError("partial_fit can't add to what was loaded: only the projection is stored, not the sums")
+        self._refuse_what_was_loaded("partial_fit")
         if self._sums is not None:
             return self._add_rows(X, Y, pairs)
         with self._undone_by_errors():
@@ -143,16 +142,21 @@ class ClosedForm(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             self._add((), (), rows2.blocks(block_rows(rows2.width)))
         return self
 
+    def _refuse_what_was_loaded(self, name: str) -> None:
+        if self._sums is None and self._projection is not None:
+            raise DataError(f"{name} can't add to what was loaded: only the projection is stored, not the sums")
+
     def merge(self: Self, other: ClosedForm) -> Self:
         """Adds the pairs that another one of the same kind was fitted to, perhaps in another process.
 
         Raises:
-            DataError: the other one is of another kind, not fitted, or has other widths.
+            DataError: the other one is of another kind, not fitted, or has other widths; this one was loaded.
         """
         if type(other) is not type(self):
             raise DataError(f"{type(self).__name__} can't merge with {type(other).__name__}")
         if other._sums is None:
             raise DataError("merge needs an estimator that was fitted in this session")
+        self._refuse_what_was_loaded("merge")
         if self._sums is None:
             self._start()
         for name in ("n_features_in_", "n_features2_in_", "feature_names_in_"):
