@@ -93,13 +93,13 @@ def test_names_of_classes_and_blanks_do_not_pull_whole_classes_to_one_side():
     data = split_table(PairSplit("toy", pictures, names), "toy")
     assert [split.n_pairs for split in data.splits()] == [240, 30, 30]
     assert len(data.test.view2.unique(dim=0)) > 7
-    assert data.note.endswith("; 10 repeated too often for that, on several sides")
+    assert "; 10 items with equal rows on several sides: too many of them" in data.note
     alone = split_table(PairSplit("toy", pictures, drawn(300, seed=1)), "toy")
     assert torch.equal(data.test.view1, alone.test.view1)  # as if nothing was repeated
     blank = torch.where(torch.arange(300)[:, None] < 50, 0.0, drawn(125, seed=2)[(torch.arange(300) - 50) // 2 % 125])
     mixed = split_table(PairSplit("toy", pictures, blank), "toy")
     assert sum(len(where) > 1 for where in sides_of(mixed, 1).values()) == 1
-    assert mixed.note.endswith("; 125 repeated items kept together; 1 repeated too often for that, on several sides")
+    assert "; 125 repeated items kept together; 1 item with equal rows on several sides: too many" in mixed.note
 
 
 def test_the_view_that_repeats_more_is_kept_whole_where_both_link_everything():
@@ -121,4 +121,25 @@ def test_any_repeats_are_split_and_told(n, distinct1, distinct2, seed):
     assert sorted(torch.cat([split.view1 for split in data.splits()]).tolist()) == sorted(views[0].tolist())
     assert all(split.n_pairs >= 1 for split in data.splits())
     apart = sum(len(where) > 1 for view in (0, 1) for where in sides_of(data, view).values())
-    assert (f"; {apart} repeated too often" in data.note) == (apart > 0)
+    assert (f"; {apart} item" in data.note) == (apart > 0)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_equal_items_of_a_pair_table_stay_together_too(view):
+    """A table switches nothing off: of these pictures each has two files, and each file two captions."""
+    pictures = drawn(100)[torch.arange(200) % 100]
+    captions, pairs = drawn(400, seed=1), torch.stack([torch.arange(400) // 2, torch.arange(400)], dim=1)
+    table = PairSplit("toy", pictures, captions, pairs) if view == 0 else \
+        PairSplit("toy", captions, pictures, pairs.flip(1))
+    data = split_table(table, "toy")
+    assert [split.n_pairs for split in data.splits()] == [320, 40, 40]
+    assert all(len(where) == 1 for where in sides_of(data, view).values())
+    assert data.note == "split 80/10/10 with seed 23; 100 repeated items kept together"
+
+
+def test_a_pair_table_of_nothing_repeated_is_split_by_its_links_alone():
+    pairs = torch.stack([torch.arange(90) // 3, torch.arange(90)], dim=1)
+    named = torch.eye(3)[torch.arange(90) % 3]  # equal to a third of the others: classes
+    data, other = (split_table(PairSplit("toy", drawn(30), view, pairs), "toy") for view in (drawn(90, seed=1), named))
+    assert all(torch.equal(one.view1, two.view1) for one, two in zip(data.splits(), other.splits(), strict=True))
+    assert data.note == "split 80/10/10 with seed 23" and "; 3 items with equal rows on several sides" in other.note

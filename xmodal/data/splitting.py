@@ -14,7 +14,7 @@ from xmodal.data.pairs import PairedData, PairSplit, View
 from xmodal.errors import DataError
 
 SPLIT_SEED = 23
-#: Items of a table without pairs that have more rows than this don't stay on one side.
+#: Items that more rows of a view are equal to don't stay on one side.
 MOST_REPEATS = 20
 ROWS_AT_ONCE = 1 << 12
 
@@ -26,11 +26,11 @@ def split_table(table: PairSplit, name: str, seed: int = SPLIT_SEED) -> PairedDa
     so that no item of either view is in two splits; the sizes are then as near as whole groups allow, and items
     without a partner are dropped.
 
-    Without one, equal rows of a view are one item, such as a picture that stands beside each of its five captions, and
-    stay together likewise. Items of more than ``MOST_REPEATS`` rows (of more than a twentieth of a small table) do not:
-    these are names of classes or blanks, and whole classes would be missing from training. Nor do those of a view
-    that so links nearly everything with everything that less than half its share is left for a side. The note says how
-    many were kept together, and how many are on several sides.
+    Equal rows of a view are one item, such as a picture that stands beside each of its five captions, and stay together
+    likewise. Items of more than ``MOST_REPEATS`` rows (of more than a twentieth of a small view) do not: these are
+    names of classes or blanks, and whole classes would be missing from training. Nor do those of a view that so links
+    nearly everything with everything that less than half its share is left for a side. The note says how many were
+    kept together, and how many are on several sides.
 
     Raises:
         DataError: fewer than 10 pairs, or too few groups to fill three splits.
@@ -38,13 +38,11 @@ def split_table(table: PairSplit, name: str, seed: int = SPLIT_SEED) -> PairedDa
     if table.n_pairs < 10:
         raise DataError(f"{name}: {table.n_pairs} pairs are too few to split 80/10/10; give at least 10, or arrays "
                         "train_view1, train_view2, valid_view1, ...")
-    if table.pairs is None:
-        parts, remark = _split_rows(table, seed)
-    else:
-        parts = _split_linked(table.pairs.numpy(), seed, name)
+    parts, remark = _split(table, seed, name)
+    if table.pairs is not None:
         dropped = sum(count - len(torch.unique(table.pairs[:, column]))
                       for column, count in ((0, len(table.view1)), (1, len(table.view2))))
-        remark = f"; {dropped:,} items without a partner dropped" if dropped else ""
+        remark += f"; {dropped:,} items without a partner dropped" if dropped else ""
     train, valid, test = (table.select(torch.from_numpy(np.sort(rows)), split)
                           for rows, split in zip(parts, ("train", "valid", "test"), strict=True))
     return PairedData(name, train, valid, test, split_seed=seed, note=f"split 80/10/10 with seed {seed}{remark}")
@@ -114,31 +112,47 @@ def _dealt(links: np.ndarray, seed: int) -> tuple[list[np.ndarray], int]:
     return [np.flatnonzero(side[group] == where) for where in range(3)], len(sizes)
 
 
-def _split_rows(table: PairSplit, seed: int) -> tuple[list[np.ndarray], str]:
-    """Rows for train, valid, test, repeated items kept together where that can be, and what is to be said of these."""
-    n = table.n_pairs
-    held_out, alone = n // 10, n + np.arange(n)
+def _split(table: PairSplit, seed: int, name: str) -> tuple[list[np.ndarray], str]:
+    """Rows of the pair table for train, valid, test, equal items kept together where that can be, and what is to be
+    said of these."""
+    n, pairs = table.n_pairs, table.pair_table().numpy()
+    parts = _shuffled(n, seed) if table.pairs is None else _split_linked(pairs, seed, name)
+    enough = min(n // 10, len(parts[1]), len(parts[2]))
     items = [_numbered(view) for view in (table.view1, table.view2)]
     times = [np.bincount(item)[item] for item in items]
-    linking = [(count > 1) & (count <= min(MOST_REPEATS, max(2, n // 20))) for count in times]
+    linking = [(count > 1) & (count <= min(MOST_REPEATS, max(2, len(count) // 20))) for count in times]
     more, less = sorted((0, 1), key=lambda view: -int(linking[view].sum()))
-    for views in ((0, 1), (more,), (less,), ()):
-        kept = [linking[view] & (view in views) for view in (0, 1)]
-        if not np.any(kept):
-            order = np.random.RandomState(seed).permutation(n)
-            parts = [order[2 * held_out:], order[:held_out], order[held_out:2 * held_out]]
+    kept = [np.zeros_like(linking[view]) for view in (0, 1)]
+    for views in ((0, 1), (more,), (less,)):
+        those = [linking[view] & (view in views) for view in (0, 1)]
+        if not any(which.any() for which in those):
             break
-        links = [np.where(kept[view], items[view], alone) for view in (0, 1)]
-        parts, _ = _dealt(np.stack(links, axis=1), seed)
-        if 2 * min(len(parts[1]), len(parts[2])) >= held_out:
+        links = [np.where(those[view], items[view], len(items[view]) + np.arange(len(items[view])))[pairs[:, view]]
+                 for view in (0, 1)]
+        dealt, _ = _dealt(np.stack(links, axis=1), seed)
+        if 2 * min(len(dealt[1]), len(dealt[2])) >= enough:
+            parts, kept = dealt, those
             break
     side = np.zeros(n, dtype=np.int64)
     for where, part in enumerate(parts):
         side[part] = where
     together = sum(len(np.unique(item[which])) for item, which in zip(items, kept, strict=True))
-    apart = sum(int((np.bincount(np.unique(3 * item + side) // 3) > 1).sum()) for item in items)
-    return parts, (f"; {together:,} repeated item{'s' * (together > 1)} kept together" if together else "") + \
-        (f"; {apart:,} repeated too often for that, on several sides" if apart else "")
+    apart = sum(int((np.bincount(np.unique(3 * item[pairs[:, view]] + side) // 3) > 1).sum())
+                for view, item in enumerate(items))
+    return parts, _remark(together, apart)
+
+
+def _remark(together: int, apart: int) -> str:
+    said = f"; {together:,} repeated item{'s' * (together > 1)} kept together" if together else ""
+    if apart:
+        said += (f"; {apart:,} item{'s' * (apart > 1)} with equal rows on several sides: too many of them, or linked "
+                 "with nearly all")
+    return said
+
+
+def _shuffled(n: int, seed: int) -> list[np.ndarray]:
+    order, held_out = np.random.RandomState(seed).permutation(n), n // 10
+    return [order[2 * held_out:], order[:held_out], order[held_out:2 * held_out]]
 
 
 def _numbered(view: View) -> np.ndarray:
