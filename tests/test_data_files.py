@@ -556,3 +556,26 @@ def test_compressed_bytes_of_two_scales_are_read_back_and_streamed(scale, compre
             assert torch.equal(getattr(whole.split(name), view), expected)
             rows = torch.randperm(len(expected), generator=torch.Generator().manual_seed(0))
             assert torch.equal(getattr(streamed.split(name), view).gather(rows), expected[rows])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("scale", "said"), [(np.nan, "view1 must be a finite number; got 'nan'"),
+                                             (np.inf, "must be a finite number"), (1e37, "train view1 has")])
+def test_a_scale_that_makes_bytes_infinite_is_told_at_the_latest_when_they_are_read(stream, scale, said, tmp_path):
+    arrays = {f"{split}_view{view}": np.full((3, 2), 200, np.uint8) for split in ("train", "valid", "test")
+              for view in (1, 2)}
+    write_arrays(tmp_path / "a.h5", arrays, {}, scale=0.5)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file.attrs["fingerprint"]
+        file["train/view1"].attrs["scale"] = scale
+    with pytest.raises(DataError, match=said):
+        read_h5(tmp_path / "a.h5", stream=stream).train.view1.gather(torch.arange(3))
+
+
+def test_a_further_split_is_not_called_as_a_view_of_the_test_split(tmp_path):
+    arrays = {f"{split}_view{view}": np.ones((3, 2)) for split in ("train", "valid", "test", "test_view2_de")
+              for view in (1, 2)}
+    with pytest.raises(DataError, match=r"can't be called test_view2_de, .*: give it another name, such as test_de"):
+        write_arrays(tmp_path / "a.h5", arrays, {})
+    with pytest.raises(DataError, match="can't be called test_view2_de"):
+        read_npz(npz_of(tmp_path / "a.npz", **arrays))

@@ -98,9 +98,18 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mappin
 
 
 def further_splits(keys: Iterable[str]) -> list[str]:
-    """The names of further test splits among the NPZ keys."""
-    return sorted({key.removesuffix("_view1") for key in keys if key.startswith(FURTHER) and key.endswith("_view1")}
-                  - {"test"})
+    """The names of further test splits among the NPZ keys.
+
+    Raises:
+        DataError: one is called as the further views of the test split are.
+    """
+    names = sorted({key.removesuffix("_view1") for key in keys if key.startswith(FURTHER) and key.endswith("_view1")}
+                   - {"test"})
+    for name in names:
+        if name.startswith(tuple(f"test_{start}" for start in NAMED)):
+            raise DataError(f"a further test split can't be called {name}, as a view of the test split would be: give "
+                            f"it another name, such as test_{name.removeprefix('test_').partition('_')[2]}")
+    return names
 
 
 def _write_one(file: h5py.File, where: str, value: Any, scale: float, compress: bool, total: ArrayHash) -> None:
@@ -364,8 +373,8 @@ def _scale(dataset: h5py.Dataset, path: Path) -> float:
     if "scale" in dataset.attrs:
         check_attribute(dataset, "scale", path)
     value = dataset.attrs.get("scale", 1.0)
-    if np.ndim(value) != 0 or not isinstance(value, int | float | np.number):
-        raise DataError(f"{path}: attribute scale of {dataset.name.strip('/')} must be a number; got "
+    if np.ndim(value) != 0 or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise DataError(f"{path}: attribute scale of {dataset.name.strip('/')} must be a finite number; got "
                         f"{str(value)[:40]!r}")
     return float(value)
 

@@ -115,7 +115,7 @@ class StreamedView:
         wanted = indices.numpy() if self.rows is None else self.rows[indices.numpy()]
         unique, inverse = np.unique(wanted, return_inverse=True)
         raw = read_rows(dataset, unique)
-        if raw.dtype.kind == "f":
+        if raw.dtype.kind == "f" or self.scale != 1.0:
             check_finite(to_float32(raw, self.scale), self.key.replace("/", " "), unique)
         if len(unique) < len(wanted) or not bool((np.diff(wanted) > 0).all()):
             raw = raw[inverse.reshape(-1)]  # before the conversion: stored rows are often smaller
