@@ -32,7 +32,6 @@ LISTED = {
     "cli.run_train": ("test_commands", "run_train.main"),
     "comparison.compare": ("test_run_compare", "compare_runs("),
     "comparison.rows": ("test_run_compare", "rows_of("),
-    "data.readers": ("test_search", "ItemReader("),
     "errors": ("test_common", "did_you_mean("),
     "evaluator.hubs": ("test_hubness", "--hubness"),
     "evaluator.restoring": ("test_pictures", "restoring_errors"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,14 +60,18 @@ class ItemReader:
             self.reads.add("picture")
 
     def read(self, raw: Iterable[str | Path]) -> Tensor:
-        """Raw items as items (n, *shape): texts, or the paths of pictures and ``.wav`` files, which are no strings.
+        """Raw items as items (n, *shape): texts, or the paths of pictures and ``.wav`` files.
+
+        A path is a :class:`pathlib.Path`; where the view reads files and no texts, strings are paths, too.
 
         Raises:
             DataError: one of them can't be read, or the view reads none of its kind; or there are none.
         """
-        given = [raw] if isinstance(raw, str | Path) else [*raw]
+        given: list[str | Path] = [raw] if isinstance(raw, str | Path) else [*raw]
         if not given or not all(isinstance(item, str | Path) for item in given):
             raise DataError(f"expected texts, or paths of pictures or recordings; got {_kinds(given)}")
+        if "text" not in self.reads and self.reads & {"picture", "sound"}:
+            given = [Path(item) for item in given]
         if all(isinstance(item, str) for item in given):
             return self.texts([str(item) for item in given])
         return torch.cat([self.texts([item]) if isinstance(item, str) else self.file(item) for item in given])
@@ -93,11 +98,17 @@ class ItemReader:
         """Sentences as items (n, *shape).
 
         Raises:
-            DataError: the view reads no texts, its encoder is missing or names code, or a text is empty.
+            DataError: the view reads no texts, its encoder is missing or names code, a text is empty, or nothing of
+                it is known to the encoder.
         """
         if not all(text.strip() for text in texts):
             raise DataError("the query is empty" if len(texts) == 1 else "a text is empty")
-        return self._checked(self._encoded("text", text_encoder, [*texts]))
+        items = self._checked(self._encoded("text", text_encoder, [*texts]))
+        for text, item in zip(texts, items, strict=True):
+            if not item.any():  # whatever is found for it would be what is found for any other
+                raise DataError(f"nothing of {textwrap.shorten(text, 60)!r} was in the texts that the encoder of "
+                                f"{self.name} was made from: other words?")
+        return items
 
     def picture(self, source: Path | bytes) -> Tensor:
         """A PNG, JPEG or WebP file, or its content, as an item (1, *shape).
