@@ -303,6 +303,10 @@ def test_a_sheet_of_neighbours_frames_what_was_found():
     assert [axes.images[0].origin for axes in figure.axes] == ["upper", "lower", "lower", "lower"] * 2
     texts = [text.get_text() for text in figure.texts]
     assert texts == ["rank 2", "rank 7.5", "query", "its partner", "1.", "2."]
+    written = neighbour_sheet(torch.rand(2, 3, 3), ["a", "b"], [["c", "d"], ["e", "f"]], found, [2.0, 7.5],
+                              [ViewStyle(0.0, 1.0)] * 2)
+    assert written.axes[3].axison and not any(axes.get_xticks().size or axes.get_yticks().size
+                                              for axes in written.axes)
 
 
 def test_a_sheet_of_pairs_has_each_beside_its_partner():

@@ -243,6 +243,7 @@ def _lines(text: str, width: int) -> list[str]:
 
 
 def _write(axes: Axes, text: str, width: int) -> None:
+    axes.set(xticks=[], yticks=[])
     axes.set_axis_off()
     axes.text(0.03, 0.5, "\n".join(_lines(text, width)), fontsize=6.5, va="center", linespacing=1.25,
               transform=axes.transAxes, parse_math=False)
