@@ -23,6 +23,7 @@ from xmodal.data import PairedData, PairSplit, load_data, write_h5
 from xmodal.errors import DataError
 from xmodal.features.images import ColourHog
 from xmodal.features.texts import TfIdf
+from xmodal.search import Gallery
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")  # Gradio's own, of pandas
 gradio = pytest.importorskip("gradio", reason="needs the extra demo")
@@ -110,6 +111,21 @@ def test_an_item_is_picked_and_its_partner_framed(colours):
     for path in ("/etc/hostname", "row.npy", "../colours.h5:3"):
         with pytest.raises(DataError, match="expected a whole number"):
             pick(3, path, "view 1")
+
+
+def test_a_changed_gallery_shows_its_items_as_they_are(colours, tmp_path):
+    place = str(tmp_path / "g")
+    assert run_search.main(["--run", str(colours), "--build", "--gallery", place, "--V2_to_V1"]) == 0
+    gallery = Gallery.load(place)
+    gallery.remove(["test-0", "test-1"])
+    gallery.add(torch.ones(3, 4), ["new-0", "new-1", "new-2"], ["one", "two", "three"])
+    gallery.save(place)
+    answer = run_demo.Desk(options(colours, "--gallery", place)).ways()[1][2](16, "7", "view 2")
+    cells = [cell.partition("</li>")[0] for cell in answer.split("<li")[1:]]
+    shown = [next(name for name in gallery.ids if f">{name}<" in cell) for cell in cells]
+    assert sorted(shown) == sorted(gallery.ids)
+    for name, cell in zip(shown, cells, strict=True):
+        assert ("data:image/png" in cell) == name.startswith("test") and ("its partner" in cell) == (name == "test-7")
 
 
 @pytest.mark.parametrize(("way", "values", "said"), [

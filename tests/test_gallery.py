@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from xmodal.atomic import only_one
 from xmodal.errors import CheckpointError, DataError, NumericalError, XmodalError
 from xmodal.layers.binary import imbalance, sign_through
 from xmodal.metrics import favour
-from xmodal.search import Gallery
+from xmodal.search import Gallery, storage
 from xmodal.search.codes import make_codes, nearest_codes, pack, unpack
 
 KINDS = ("exact", "hnsw", "ivfpq", "codes")
@@ -68,7 +70,7 @@ def test_it_comes_back_from_its_folder(kind, tmp_path):
     assert again.caption(3) == "caption 3" and again.about == {"run": "a", "view": 2}
     assert again.describe() == gallery.describe()
     assert {p.name.partition("-")[0] for p in (tmp_path / "g").iterdir()} == \
-        {"gallery.json", "vectors", "texts", *(["index"] if kind != "exact" else [])}
+        {".lock", "gallery.json", "vectors", "texts", *(["index"] if kind != "exact" else [])}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,9 +109,121 @@ def test_a_gallery_is_written_block_by_block_and_stays_on_disk(tmp_path):
     assert {p.name for p in (tmp_path / "g").iterdir()} == files
     gallery.add(items[:3])
     gallery.save(tmp_path / "g")
-    assert len(Gallery.load(tmp_path / "g")) == len(list((tmp_path / "g").iterdir())) + 1501
+    assert len(Gallery.load(tmp_path / "g")) == 1503 and len(list((tmp_path / "g").iterdir())) == len(files)
     kept = np.load(next((tmp_path / "g").glob("vectors-*")))
     np.testing.assert_allclose(kept, normalize(torch.cat([items, items[:3]])), atol=1e-6)
+
+
+def test_a_handle_that_is_older_than_the_files_saves_all_it_has(tmp_path):
+    items, _ = two_views(50)
+    Gallery.build(items, path=tmp_path / "g")
+    older, newer = Gallery.load(tmp_path / "g"), Gallery.load(tmp_path / "g")
+    newer.add(items[:5])
+    newer.save(tmp_path / "g")
+    older.save(tmp_path / "g")
+    again = Gallery.load(tmp_path / "g")
+    assert len(again) == 50 and torch.equal(again.query(items, 50).scores, older.query(items, 50).scores)
+    assert len(list((tmp_path / "g").iterdir())) == 3
+
+
+def test_saves_wait_for_each_other_and_tell_that_they_did(tmp_path, monkeypatch):
+    Gallery.build(torch.eye(3), path=tmp_path / "g")
+    monkeypatch.setattr(storage, "PATIENCE", 0.1)
+    with only_one(tmp_path / "g" / ".lock"), pytest.raises(DataError, match="another process is writing to"):
+        Gallery.build(torch.eye(4)).save(tmp_path / "g")
+    assert len(Gallery.load(tmp_path / "g")) == 3
+    monkeypatch.setattr(storage, "PATIENCE", 10.0)
+    lock = only_one(tmp_path / "g" / ".lock")
+    assert lock.__enter__()
+    monkeypatch.setattr("time.sleep", lambda seconds: lock.__exit__(None, None, None))
+    Gallery.build(torch.eye(4)).save(tmp_path / "g")
+    assert len(Gallery.load(tmp_path / "g")) == 4
+
+
+def test_what_is_replaced_while_it_is_loaded_is_loaded_anew(tmp_path, monkeypatch):
+    Gallery.build(torch.eye(3), path=tmp_path / "g")
+    mapped = storage.map_array
+
+    def replaced_before(path: Path) -> Tensor:
+        monkeypatch.setattr(storage, "map_array", mapped)
+        Gallery.build(torch.eye(4)).save(tmp_path / "g")
+        return mapped(path)
+
+    monkeypatch.setattr(storage, "map_array", replaced_before)
+    assert len(Gallery.load(tmp_path / "g")) == 4
+
+
+def test_saving_removes_its_own_old_files_alone(tmp_path):
+    mine = ["vectors-2024.npy", "vectors-20240131.npy", "index-old.html", "texts-notes.md", "bank-12345678.json"]
+    left, fresh = f"vectors-{'0a' * 8}.npy", f"index-{'0b' * 8}.bin"
+    for name in (*mine, left, fresh):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (0, 0)) if name != fresh else None
+    Gallery.build(torch.eye(3), ["a", "b", "c"]).save(tmp_path)
+    said = json.loads((tmp_path / "gallery.json").read_text())
+    earlier = {"vectors": "vectors-0123abcd.npy", "texts": "texts-0123abcd.json"}  # as earlier versions named them
+    for part, name in earlier.items():
+        (tmp_path / said["files"][part]).rename(tmp_path / name)
+    (tmp_path / "gallery.json").write_text(json.dumps({**said, "files": earlier}))
+    assert len(Gallery.load(tmp_path)) == 3
+    Gallery.build(torch.eye(4)).save(tmp_path)
+    new = json.loads((tmp_path / "gallery.json").read_text())["files"].values()
+    assert {path.name for path in tmp_path.iterdir()} == {*mine, fresh, *new, ".lock", "gallery.json"}
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq", "codes"])
+def test_a_save_that_fails_changes_nothing(kind, tmp_path, monkeypatch):
+    gallery, _, queries = built(kind)
+    gallery.remove([f"i{row}" for row in range(0, 1500, 2)])
+    before = gallery.query(queries[:50], 5)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(type(gallery._index), "anew", lambda *_: (_ for _ in ()).throw(MemoryError))
+        gallery.save(tmp_path / "g")
+    after = gallery.query(queries[:50], 5)
+    assert len(gallery) == 750 and torch.equal(after.rows, before.rows) and after.ids == before.ids
+    gallery.save(tmp_path / "g")
+    assert len(Gallery.load(tmp_path / "g")) == 750
+
+
+def test_lists_stay_where_too_few_items_are_left_to_fit_new_ones(tmp_path):
+    gallery, _, queries = built("ivfpq")
+    gallery.remove([f"i{row}" for row in range(100, 1500)])
+    before = gallery.query(queries[:100], 5)
+    gallery.save(tmp_path / "g")
+    for one in (gallery, Gallery.load(tmp_path / "g")):
+        found = one.query(queries[:100], 5)
+        assert len(one) == 100 and found.ids == before.ids and torch.equal(found.scores, before.scores)
+
+
+def test_rows_know_which_item_they_were_built_from(tmp_path):
+    gallery = Gallery.build(torch.eye(6), path=tmp_path / "g")
+    assert gallery.origins(6).tolist() == [0, 1, 2, 3, 4, 5] and gallery.origins(5).tolist() == []
+    gallery.remove(["0", "3"])
+    gallery.add(torch.eye(6)[:2])
+    assert gallery.origins(6).tolist() == [0, 1, 2, 3, 4, 5]
+    gallery.save(tmp_path / "g")
+    gallery = Gallery.load(tmp_path / "g")
+    assert gallery.origins(6).tolist() == [1, 2, 4, 5] and len(gallery) == 6
+    gallery.remove(["1", "5"])  # the second, and one that was added
+    gallery.save(tmp_path / "g")
+    assert Gallery.load(tmp_path / "g").origins(6).tolist() == gallery.origins(6).tolist() == [1, 4, 5]
+    texts = next((tmp_path / "g").glob("texts-*"))
+    for dropped in (None, [0, 2, 6], [0, 2, 2], [0, True, 3], [0]):
+        texts.write_text(json.dumps({"dropped": dropped}))
+        with pytest.raises(CheckpointError, match="is damaged: build the gallery again"):
+            Gallery.load(tmp_path / "g")
+
+
+def test_rows_of_a_gallery_of_an_earlier_version_are_known_where_none_can_be_missing(tmp_path):
+    Gallery.build(torch.eye(6), path=tmp_path / "g")
+    said = json.loads((tmp_path / "g" / "gallery.json").read_text())
+    del said["built_from"]
+    (tmp_path / "g" / "gallery.json").write_text(json.dumps(said))
+    gallery = Gallery.load(tmp_path / "g")
+    assert gallery.origins(6).tolist() == [0, 1, 2, 3, 4, 5] and gallery.origins(7).tolist() == []
+    gallery.add(torch.eye(6)[:1])
+    gallery.save(tmp_path / "g")
+    assert Gallery.load(tmp_path / "g").origins(7).tolist() == []
 
 
 @pytest.mark.parametrize("how", ["csls", "inverted_softmax"])
@@ -276,7 +390,7 @@ def test_without_faiss_the_extra_is_named(kind, monkeypatch):
 def test_damage_is_told_and_nothing_is_unpickled(kind, tmp_path):
     built(kind, path=tmp_path / "g")
     folder = tmp_path / "g"
-    whole = {path: path.read_bytes() for path in folder.iterdir()}
+    whole = {path: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
     for path, content in whole.items():
         middle = len(content) // 2
         flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1:]
@@ -289,7 +403,7 @@ def test_damage_is_told_and_nothing_is_unpickled(kind, tmp_path):
             path.write_bytes(content)
     said = json.loads((folder / "gallery.json").read_text())
     for change in ({"items": 7}, {"kind": "exact"}, {"format": 2}, {"files": {"vectors": "../../x"}}, {"effort": None},
-                   {"correction": "csls"}):
+                   {"correction": "csls"}, {"built_from": None}, {"built_from": 1501}):
         (folder / "gallery.json").write_text(json.dumps({**said, **change}))
         with pytest.raises(CheckpointError):
             Gallery.load(folder)

@@ -41,6 +41,7 @@ def test_it_finds_what_the_exact_gallery_finds(views, tmp_path, correction):
     assert one.ids == other.ids and one.captions == other.captions and torch.equal(one.rows, other.rows)
     torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
     assert len(gallery) == 280 and gallery.about == {"run": "a"}
+    assert torch.equal(gallery.origins(280), torch.arange(280))
 
 
 def test_mistakes_are_one_line(views, tmp_path, capfd):

@@ -156,6 +156,22 @@ def test_the_runs_own_gallery_is_taken_without_being_named(halves, capsys):
         file.unlink()
 
 
+def test_partners_are_marked_after_items_were_removed_and_added(halves, capsys, tmp_path):
+    options = ["--run", str(halves), "--gallery", str(tmp_path / "g"), "--json", "--k", "15"]
+    assert run_search.main([*options, "--build", "--query", "5"]) == 0
+    gallery = Gallery.load(tmp_path / "g")
+    gallery.remove(["test 0", "test 3"])
+    gallery.add(torch.ones(1, 6), ["new"])
+    gallery.save(tmp_path / "g")
+    for row, partners in ((5, [3]), (15, [13]), (3, [])):
+        capsys.readouterr()
+        assert run_search.main([*options, "--query", str(row)]) == 0
+        found = answer(capsys)
+        marked = [one for one in found["neighbours"] if one["partner"]]
+        assert found["partners"] == [one["row"] for one in marked] == partners
+        assert [one["id"] for one in marked] == [f"test {row}"] * len(partners)
+
+
 def test_a_gallery_of_ones_own_items(halves, capsys, tmp_path):
     test = load_data(str(halves.parent / "halves.h5")).test
     np.save(tmp_path / "mine.npy", test.view2.numpy()[::2])

@@ -269,7 +269,7 @@ class Desk:
     def answer(self, query: Query, k: int) -> str:
         """What a query finds, as HTML: the query itself where it is an item, its neighbours, its partners framed."""
         found = self.lookup.find(query, k)
-        partners = self.lookup.partner_rows(query)
+        partners, origins = self.lookup.partner_rows(query), self.lookup.origins(3 - query.view).tolist()
         said = element("p", "asked: ", foreign(shorten(query.shown)), f" ({self.lookup.direction(query)})")
         asked = [] if query.row is None else \
             [element("div", item_html(self.shelf.items(query.view - 1, [query.row])[0], tag="div"), class_="asked")]
@@ -278,15 +278,16 @@ class Desk:
         for place, (score, row, name, caption) in enumerate(zip(*columns, strict=True), start=1):
             if row >= 0:
                 right = row in partners
-                cells.append(item_html(self._item(3 - query.view, row, name, caption),
-                                       f"{place}. · {score:.3f}" + (" · its partner" if right else ""), right=right))
+                item = self._item(3 - query.view, row, name, caption, origins)
+                cells.append(item_html(item, f"{place}. · {score:.3f}" + (" · its partner" if right else ""),
+                                       right=right))
         return join([said, *asked, element("ol", *cells)])
 
-    def _item(self, view: int, row: int, name: str, caption: str) -> Item:
-        """An item of a gallery: as the split shows it, or by what the gallery knows where it is of other items."""
-        if self.galleries[view].about.get("split") != self.lookup.split.name:
+    def _item(self, view: int, row: int, name: str, caption: str, origins: Sequence[int]) -> Item:
+        """An item of a gallery: as the split shows it, or by what the gallery knows where it is none of the split."""
+        if row >= len(origins):
             return Item(f"item {row}", caption or name, notes=[name] if caption else [])
-        item = self.shelf.items(view - 1, [row])[0]
+        item = self.shelf.items(view - 1, [origins[row]])[0]
         if item.is_text or item.said or not caption:
             return item
         return Item(item.name, item.content, item.low, item.high, caption, item.notes)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from xmodal.search.blocks import check_choice, collected, gather, sampled, texts
 from xmodal.search.codes import BEST
 from xmodal.search.indexes import KINDS, Effort, Index, make_index
 from xmodal.search.proposing import RECALL_QUERIES, propose, tuned
-from xmodal.search.storage import map_array, read_gallery, write_array, write_gallery
+from xmodal.search.storage import map_array, new_name, read_gallery, write_array, write_gallery
 
 #: Queries that stand for those to come, at most, when hubs are corrected for.
 BANK = 10_000
@@ -66,6 +65,8 @@ class Gallery:
         self._gone: Tensor | None = None     # (n,) bool, of removed rows
         self._file: Path | None = None       # that all vectors are memory-mapped from
         self._row_of: dict[str, int] | None = None
+        self._built_from = self._rows
+        self._dropped: list[int] = []        # rows of those built from that are gone for good
 
     # -- making ------------------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ class Gallery:
                 raise DataError(f"{correction} needs queries like those to come: give their embeddings")
             bank = make_view(asked, "queries").unit
         blocks = unit_blocks(embeddings, correction, bank)
-        file = None if path is None else Path(path) / f"vectors-{secrets.token_hex(4)}.npy"
+        file = None if path is None else Path(path) / new_name("vectors")
         if file is None:
             parts = [collected(blocks)]
         else:
@@ -200,6 +201,15 @@ class Gallery:
         """The text to show of a row, "" where there is none."""
         return self.captions[row] if self.captions is not None and row >= 0 else ""
 
+    def origins(self, count: int) -> Tensor:
+        """Which of the ``count`` items that it was built from the first m rows hold: (m,) int64. Rows from m on were
+        added since. None are known (m = 0) where it was built from another number of items."""
+        if count != self._built_from:
+            return torch.arange(0)
+        left = torch.ones(count, dtype=torch.bool)
+        left[self._dropped] = False
+        return left.nonzero().flatten()
+
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def add(self, embeddings: Any, ids: Sequence[str] | None = None, captions: Sequence[str] | None = None) -> None:
@@ -285,29 +295,29 @@ class Gallery:
         one is complete. Removed items are left out, which means that an index is built again.
 
         Raises:
-            DataError: nothing is left to be saved.
+            DataError: nothing is left to be saved, or another process is writing there.
             OSError: the disk is full or the folder can't be written to.
         """
         if not len(self):
             raise DataError("the gallery is empty")
         self._compact()
-        write_gallery(Path(path), {**self.describe(), "about": self.about}, self._parts, file=self._file, ids=self.ids,
-                      captions=self.captions, bank=self._bank, index=self._index)
+        said = {**self.describe(), "built_from": self._built_from, "about": self.about}
+        write_gallery(Path(path), said, self._parts, file=self._file, ids=self.ids, captions=self.captions,
+                      bank=self._bank, index=self._index, dropped=self._dropped)
 
     def _compact(self) -> None:
-        """Drops removed rows for good."""
+        """Drops removed rows for good; all of it or, where that fails, nothing."""
         if self._gone is None or not bool(self._gone.any()):
             return
         alive = (~self._gone).nonzero().flatten()
-        kept = gather(self._parts, alive)
-        if self.ids is not None:
-            self.ids = [self.ids[row] for row in alive.tolist()]
-        if self.captions is not None:
-            self.captions = [self.captions[row] for row in alive.tolist()]
-        self._parts = [kept]
+        kept, rows = gather(self._parts, alive), alive.tolist()
+        index = None if self._index is None else self._index.anew(kept)
+        ids, captions = ([texts[row] for row in rows] if texts is not None else None
+                         for texts in (self.ids, self.captions))
+        origins = self.origins(self._built_from)
+        self._dropped = self._dropped + origins[self._gone[:len(origins)]].tolist()
+        self._parts, self._index, self.ids, self.captions = [kept], index, ids, captions
         self._gone = self._row_of = self._file = None
-        if self._index is not None:
-            self._index = self._index.anew(kept)
 
     @classmethod
     def load(cls, path: str | Path, *, mapped: bool = True) -> Gallery:
@@ -326,6 +336,7 @@ class Gallery:
                       captions=stored.captions, about=said["about"], index=stored.index, bank=stored.bank,
                       correction=said.get("correction"))
         gallery._file = stored.file if mapped else None
+        gallery._built_from, gallery._dropped = said.get("built_from", gallery._rows), stored.dropped
         if stored.index is not None:
             gallery._effort = Effort(int(said["effort"]), int(said["shortlist"]))
         gallery.recall, gallery.recall_by = float(said["recall_at_10"]), str(said["recall_measured_with"])

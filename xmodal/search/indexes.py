@@ -25,6 +25,7 @@ KINDS = ("exact", GRAPH, LISTS, HASHES)
 #: Vectors added at a time.
 BLOCK = 50_000
 _LINKS, _BUILD_EFFORT = 32, 100  # of graphs
+_CENTRES = 256  # of a byte
 
 
 class Effort(NamedTuple):
@@ -94,9 +95,13 @@ class FaissIndex(Index):
             self.index.add(np.ascontiguousarray(block.numpy()))
 
     def anew(self, vectors: Tensor) -> FaissIndex:
-        """An index of the same kind over these vectors (n, d)."""
+        """An index of the same kind over these vectors (n, d); lists that these are too few for stay as they are."""
         sample = sampled([vectors])
-        index = graph_of(sample) if self.kind == GRAPH else lists_of(sample, len(vectors))
+        if self.kind == LISTS and len(sample) < _CENTRES:
+            index = FaissIndex(self.kind, required("faiss").clone_index(self.index))
+            index.index.reset()
+        else:
+            index = graph_of(sample) if self.kind == GRAPH else lists_of(sample, len(vectors))
         index.add(vectors)
         return index
 
@@ -140,8 +145,8 @@ def lists_of(sample: Tensor, count: int) -> FaissIndex:
         DataError: the sample is too small to fit 256 centres.
     """
     faiss = required("faiss")
-    if len(sample) < 256:
-        raise DataError(f"an ivfpq gallery needs 256 items or more, got {len(sample):,}; exact is as fast there")
+    if len(sample) < _CENTRES:
+        raise DataError(f"an ivfpq gallery needs {_CENTRES} items or more, got {len(sample):,}; exact is as fast there")
     lists = int(min(4 * count ** 0.5, len(sample) / 39))  # 39 vectors a list is what FAISS asks for
     d = sample.shape[1]
     parts = next(parts for parts in range(max(1, d // 4), 0, -1) if d % parts == 0)

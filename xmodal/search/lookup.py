@@ -255,11 +255,17 @@ class Lookup:
         return self.gallery(3 - query.view).query(self.run.embed(query.view, query.items), k)
 
     def partner_rows(self, query: Query) -> set[int]:
-        """Rows of the other view that are a query's partners, where it is an item of the split and that is what is
-        searched."""
-        view = 3 - query.view
-        searched = self._galleries[view].about.get("split") if view in self._galleries else self.split.name
-        return set() if query.row is None or searched != self.split.name else set(self.partners(query.view, query.row))
+        """Rows of the other view's gallery that hold a query's partners, where it is an item of the split and that is
+        what is searched."""
+        if query.row is None:
+            return set()
+        partners = torch.tensor(self.partners(query.view, query.row), dtype=torch.int64)
+        return set(torch.isin(self.origins(3 - query.view), partners).nonzero().flatten().tolist())
+
+    def origins(self, view: int) -> Tensor:
+        """Which items of the split the first rows of a view's gallery hold, (m,) int64; rows from m on are of none."""
+        gallery = self.gallery(view)
+        return gallery.origins(self._size(view) if gallery.about.get("split") == self.split.name else 0)
 
     def direction(self, query: Query) -> str:
         """``V1_to_V2`` or ``V2_to_V1``."""

@@ -212,6 +212,10 @@ class MilvusGallery:
         unit = make_view(matrix, "query").unit
         return corrected_queries(unit) / math.sqrt(2) if self.correction else unit
 
+    def origins(self, count: int) -> Tensor:
+        """See :meth:`xmodal.search.Gallery.origins`; rows stay as they are, whatever is removed."""
+        return torch.arange(count)
+
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def add(self, embeddings: Any, ids: Sequence[str], captions: Sequence[str] | None = None) -> None:

@@ -6,7 +6,8 @@ import re
 import secrets
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.atomic import replacing
+from xmodal.atomic import LEFTOVER_SECONDS, only_one, replacing
 from xmodal.data.fetch import sha256_of
 from xmodal.errors import CheckpointError, DataError, one_line
 from xmodal.metrics.hubness import CORRECTIONS
@@ -25,6 +26,16 @@ FORMAT = 1
 DESCRIPTION = "gallery.json"
 #: A .npy header of version 1.0: magic, version and length in 10 bytes, then text up to byte 128.
 HEADER = 128
+#: Seconds that a gallery waits to be written while another process writes to its folder.
+PATIENCE = 600.0
+_SUFFIXES = {"vectors": ".npy", "bank": ".npy", "index": ".bin", "texts": ".json"}
+#: Of 16 digits; of 8 in galleries of earlier versions, as in names that people give: dates.
+_NAME = re.compile(r"(?:vectors|bank|index|texts)-([0-9a-f]{8}|[0-9a-f]{16})\.(?:npy|bin|json)")
+
+
+def new_name(part: str) -> str:
+    """What to call a new file of a gallery: no two have the same name."""
+    return f"{part}-{secrets.token_hex(8)}{_SUFFIXES[part]}"
 
 
 def _header(count: int, width: int) -> bytes:
@@ -86,7 +97,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     if said.get("format") != FORMAT:
         raise CheckpointError(f"{folder / DESCRIPTION} has format {said.get('format')!r}, this version reads {FORMAT}")
     files, indexed, corrected = said.get("files"), said.get("kind") != "exact", said.get("correction") is not None
-    numbers = ("items", "dim", *(("effort", "shortlist") if indexed else ()))
+    numbers = ("items", "dim", *(("effort", "shortlist") if indexed else ()), *said.keys() & {"built_from"})
     good = (said.get("kind") in KINDS and said.get("correction") in (None, *CORRECTIONS)
             and isinstance(files, dict) and all(isinstance(name, str) and Path(name).name == name
                                                 for name in files.values())
@@ -110,6 +121,7 @@ class Stored:
         ids, captions: n texts, or None.
         bank: (m, d) queries that hubs are corrected by, or None.
         index: over the vectors, or None.
+        dropped: rows of those it was built from that were removed.
     """
 
     said: dict[str, Any]
@@ -119,48 +131,94 @@ class Stored:
     captions: list[str] | None
     bank: Tensor | None
     index: Index | None
+    dropped: list[int]
 
 
 def write_gallery(folder: Path, said: Mapping[str, Any], parts: Sequence[Tensor], *, file: Path | None,
-                  ids: list[str] | None, captions: list[str] | None, bank: Tensor | None, index: Index | None) -> None:
+                  ids: list[str] | None, captions: list[str] | None, bank: Tensor | None, index: Index | None,
+                  dropped: list[int]) -> None:
     """Writes ``gallery.json`` and the files that it names. What was there stays readable until the new one is complete.
+
+    Then the files of the gallery that was there are removed, and what processes left that were killed an hour ago or
+    earlier; nothing else.
 
     Args:
         folder: where to.
         said: of the description, what isn't about files.
-        parts: vectors, one part after the other; not written again where they are mapped from ``file`` in the folder.
+        parts: vectors, one part after the other; not written again where ``file`` is in the folder still.
         file: that all of them are mapped from, or None.
-        ids, captions, bank, index: see :class:`Stored`.
+        ids, captions, bank, index, dropped: see :class:`Stored`.
 
     Raises:
+        DataError: another process was writing there all the time.
         OSError: the disk is full or the folder can't be written to.
     """
-    token = secrets.token_hex(4)
-    if file is not None and file.parent.absolute() == folder.absolute():
-        files = {"vectors": file.name}
-    else:
-        files = {"vectors": f"vectors-{token}.npy"}
-        write_array(folder / files["vectors"], parts)
-    if bank is not None:
-        files["bank"] = f"bank-{token}.npy"
-        write_array(folder / files["bank"], [bank])
-    checksum = None
-    if index is not None:
-        files["index"] = f"index-{token}.bin"
-        with replacing(folder / files["index"]) as beside:
-            index.save(beside)
-            checksum = sha256_of(beside)
-    if ids is not None or captions is not None:
-        files["texts"] = f"texts-{token}.json"
-        with replacing(folder / files["texts"]) as beside:
-            beside.write_text(json.dumps({"ids": ids, "captions": captions}), encoding="utf-8")
-    content = {"format": FORMAT, **said, "files": files, "index_sha256": checksum,
-               "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    with replacing(folder / DESCRIPTION) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    for old in folder.glob("*-*.*"):
-        if old.name not in files.values() and old.stem.partition("-")[0] in ("vectors", "bank", "index", "texts"):
-            old.unlink(missing_ok=True)
+    with _alone(folder):
+        before = _named(folder)
+        if file is not None and _holds(folder, file, parts):
+            files = {"vectors": file.name}
+        else:
+            files = {"vectors": new_name("vectors")}
+            write_array(folder / files["vectors"], parts)
+        if bank is not None:
+            files["bank"] = new_name("bank")
+            write_array(folder / files["bank"], [bank])
+        checksum = None
+        if index is not None:
+            files["index"] = new_name("index")
+            with replacing(folder / files["index"]) as beside:
+                index.save(beside)
+                checksum = sha256_of(beside)
+        if ids is not None or captions is not None or dropped:
+            files["texts"] = new_name("texts")
+            texts = {"ids": ids, "captions": captions, "dropped": dropped}
+            with replacing(folder / files["texts"]) as beside:
+                beside.write_text(json.dumps(texts), encoding="utf-8")
+        content = {"format": FORMAT, **said, "files": files, "index_sha256": checksum,
+                   "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        with replacing(folder / DESCRIPTION) as beside:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        _clean_up(folder, before, set(files.values()))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until nobody else is inside this block with the same folder."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        with only_one(folder / ".lock") as alone:
+            if alone:
+                yield
+                return
+        if time.monotonic() > until:
+            raise DataError(f"another process is writing to {folder}: save again when it has ended")
+        time.sleep(0.05)
+
+
+def _named(folder: Path) -> set[str]:
+    """The files of the gallery in a folder; none where there is no gallery, or a damaged one."""
+    try:
+        return set(read_description(folder)["files"].values())
+    except CheckpointError:
+        return set()
+
+
+def _clean_up(folder: Path, before: set[str], now: set[str]) -> None:
+    """Removes the files of the gallery that was there before, and what processes left that were killed."""
+    for file in folder.iterdir():
+        form = _NAME.fullmatch(file.name)
+        if form is None or file.name in now:
+            continue
+        with suppress(OSError):  # Windows keeps what is mapped; a later save removes it
+            left = len(form[1]) == 16 and file.stat().st_mtime < time.time() - LEFTOVER_SECONDS
+            if left or file.name in before:
+                file.unlink()
+
+
+def _holds(folder: Path, file: Path, parts: Sequence[Tensor]) -> bool:
+    """Whether a folder still has the file that these vectors were mapped from: another process may have removed it."""
+    size = HEADER + 4 * sum(part.numel() for part in parts)
+    return file.parent.absolute() == folder.absolute() and file.is_file() and file.stat().st_size == size
 
 
 def read_gallery(folder: Path) -> Stored:
@@ -170,6 +228,16 @@ def read_gallery(folder: Path) -> Stored:
         CheckpointError: there is none, or it is damaged.
     """
     said = read_description(folder)
+    while True:
+        try:
+            return _read_files(folder, said)
+        except (CheckpointError, OSError):
+            files, said = said["files"], read_description(folder)
+            if said["files"] == files:  # otherwise another process has replaced it meanwhile
+                raise
+
+
+def _read_files(folder: Path, said: dict[str, Any]) -> Stored:
     files = said["files"]
     file = folder / files["vectors"]
     vectors = map_array(file)
@@ -182,8 +250,17 @@ def read_gallery(folder: Path) -> Stored:
         if values is not None and (not isinstance(values, list) or len(values) != shape[0]
                                    or not all(isinstance(value, str) for value in values)):
             raise CheckpointError(f"{folder / files['texts']}: expected {shape[0]} {key}: build the gallery again")
+    dropped = texts.get("dropped", [])
+    if not _fits(dropped, said.get("built_from", shape[0]), shape[0]):
+        raise CheckpointError(f"{folder / DESCRIPTION} is damaged: build the gallery again")
     bank = map_array(folder / files["bank"]) if "bank" in files else None
     index = None
     if "index" in files:
         index = load_index(said["kind"], folder / files["index"], shape, said.get("index_sha256"))
-    return Stored(said, vectors, file, texts.get("ids"), texts.get("captions"), bank, index)
+    return Stored(said, vectors, file, texts.get("ids"), texts.get("captions"), bank, index, dropped)
+
+
+def _fits(dropped: Any, built_from: int, items: int) -> bool:
+    """Whether ``dropped`` are rows of those built from, of which the others are among the items."""
+    return isinstance(dropped, list) and all(type(row) is int and 0 <= row < built_from for row in dropped) \
+        and len(dropped) == len(set(dropped)) and built_from - len(dropped) <= items
