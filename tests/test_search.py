@@ -299,6 +299,21 @@ def test_mistakes_are_one_line(halves, arguments, said, capsys):
     assert said in failure(capsys)
 
 
+def test_ids_come_before_rows_and_files(halves):
+    run = load_run(halves)
+    data = run.data()
+    ids = [str(15 - row) for row in range(14)] + ["a.png", "0.5,3"]
+    lookup = Lookup(run, dataclasses.replace(data, test=dataclasses.replace(data.test, ids=ids)))
+    assert [lookup.read(text)[0].row for text in ("15", "3", "a.png", "0.5,3", "row:3", "1")] == [0, 12, 14, 15, 3, 1]
+    with pytest.raises(DataError, match=r"no file b\.png, and no item of that name in the test split"):
+        lookup.read("b.png")
+    Path("red.csv").touch()
+    with pytest.raises(DataError, match=r"red\.csv is a file of no kind .*; text:red\.csv looks up the words"):
+        lookup.read("red.csv")
+    assert lookup.read("text:red.csv")[0].view == 2
+    assert lookup.read("red " * 2000)[0].view == 2  # too long for a file's name
+
+
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"no sound at all", wave_file(440.0)[:30], b"\x80\x04pickle"])
 def test_damaged_recordings_are_told(content):
     with pytest.raises(DataError) as failed:

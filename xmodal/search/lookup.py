@@ -136,10 +136,10 @@ class Lookup:
     # -- queries -----------------------------------------------------------------------------------------------------
 
     def read(self, text: str, view: int | None = None) -> list[Query]:
-        """What a user typed, as queries: an id or a row of the split, a file, numbers, or else a sentence.
+        """What a user typed, as queries: an id of the split, a file, a row of the split, numbers, or else a sentence.
 
-        ``row:``, ``id:`` and ``text:`` in front say which; ``FILE:ROW`` takes a row of a ``.npy``, ``.h5`` or ``.npz``
-        file, ``FILE.wav@SECONDS`` a place in a recording.
+        ``row:``, ``id:`` and ``text:`` in front say which; ``FILE:ROW`` takes a row of a ``.npy`` file, or of a split
+        of a ``.h5`` or ``.npz`` file; ``FILE.wav@SECONDS`` a place in a recording.
 
         Args:
             text: what was typed.
@@ -151,15 +151,17 @@ class Lookup:
         kind, _, rest = text.partition(":")
         if kind in ("row", "id", "text") and rest:
             return [getattr(self, f"_{kind}")(rest.strip(), view)]
+        if self.split.ids is not None and text.strip() in self.split.ids:  # they may read as numbers or as files
+            return [self._id(text.strip(), view)]
         file = _file_of(text)
         if file is not None:
             return self._of_file(*file, view)
         if text.strip().isdecimal():
             return [self._row(text.strip(), view)]
-        if self.split.ids is not None and text in self.split.ids:
-            return [self._id(text, view)]
         if _NUMBERS.fullmatch(text):
             return [self._numbers(text, view)]
+        if _is_file(text):
+            raise DataError(f"{text} is a file of no kind that can be looked up; text:{text} looks up the words")
         return [self._text(text, view)]
 
     def item(self, row: int, view: int) -> Query:
@@ -219,7 +221,8 @@ class Lookup:
 
     def _of_file(self, path: Path, row: int | None, at: float | None, view: int | None) -> list[Query]:
         if not path.is_file():
-            raise DataError(f"no file {path}")
+            raise DataError(f"no file {path}" + (f", and no item of that name in the {self.split.name} split"
+                                                 if self.split.ids is not None else ""))
         shown, suffix = path.name, path.suffix.lower()
         if is_picture(path):
             return [Query(shown, one := self._reader_of("picture", view, shown), self.readers[one].picture(path))]
@@ -295,6 +298,13 @@ def _file_of(text: str) -> tuple[Path, int | None, float | None] | None:
     elif found := re.fullmatch(r"(.+\.wav)@(\d+(?:\.\d*)?)", text, flags=re.IGNORECASE):
         path, at = Path(found[1]), float(found[2])
     return (path, row, at) if is_picture(path) or path.suffix.lower() in _FILES else None
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def _one_row(values: np.ndarray, row: int, path: Path) -> np.ndarray:
