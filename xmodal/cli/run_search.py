@@ -17,8 +17,8 @@
       a gallery in Milvus (extra: milvus)
 
 A query is an id or a row of the split, a picture, a .wav, a .npy file, numbers, or else a sentence; row:, id: and text:
-in front say which. FILE.h5:17 and FILE.npz:17 are rows of the file's test pairs. Scores are cosines: 1 is the same direction. Without a gallery that was built before, the items of
-the test split are searched.
+in front say which. FILE.h5:17 and FILE.npz:17 are rows of the file's test pairs. Scores are cosines: 1 is the same
+direction. Without a gallery that was built before, the items of the test split are searched.
 """
 from __future__ import annotations
 
