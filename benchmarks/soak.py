@@ -183,7 +183,9 @@ def outcome(number: int, seed: int) -> tuple[str, str, str]:
         return f"WRONG: {type(error).__name__}: {error}", made["kind"], made["told"]
     values = [*model.state_dict().values(), *made["objective"].state_dict().values(), *embed(model, data.test)]
     numbers = [value for line in result.log for value in line.values() if isinstance(value, float)]
-    numbers += [value for direction in ("V1_to_V2", "V2_to_V1") for value in evaluate(model, data)[direction].values()]
+    metrics = evaluate(model, data)
+    numbers += [value for direction in ("V1_to_V2", "V2_to_V1") for value in metrics[direction].values()
+                if isinstance(value, float)]
     if not all(bool(torch.isfinite(value).all()) for value in values) or not all(map(math.isfinite, numbers)):
         return "WRONG: not finite, and nobody said so", made["kind"], made["told"]
     return "finite", made["kind"], made["told"]
