@@ -11,7 +11,7 @@ from xmodal.config import TrainConfig
 from xmodal.data import Batch
 from xmodal.diagnosis import diagnose, require_finite_state
 from xmodal.errors import NumericalError
-from xmodal.layers import CCALayer, LearnedProjection
+from xmodal.layers import CCALayer, CCAReadout, LearnedProjection
 from xmodal.networks import CorrNet, TwoTower
 from xmodal.objectives import PairwiseRanking, TraceNorm
 from xmodal.towers import mlp
@@ -41,6 +41,8 @@ def test_healthy(model, batch):
     smallest = ", ".join(f"{v:.3g}" for v in torch.linalg.eigvalsh(S)[:3].tolist())
     assert f"covariance of view1: smallest eigenvalues {smallest};" in text and "covariance of view2" in text
     assert "not finite" not in text
+    assert text.startswith("inputs, parameters, tower outputs, embedding of view1 and embedding of view2 are finite: "
+                           "look at the objective; covariance of view1")
 
 
 def test_input_rows(model, batch):
@@ -71,7 +73,8 @@ def test_changes_nothing(model, batch):
 
 
 def test_a_model_without_towers(batch):
-    assert diagnose(torch.nn.Linear(2, 2), batch) == "inputs and parameters are finite"
+    assert diagnose(torch.nn.Linear(2, 2), batch) == (
+        "inputs and parameters are finite: look at what the model returns and at the objective")
 
 
 def test_one_row_and_items_of_any_shape(batch):
@@ -83,7 +86,8 @@ def test_one_row_and_items_of_any_shape(batch):
 def test_a_corrnet_that_overflows_is_told_by_its_codes_and_reconstructions(batch):
     torch.manual_seed(0)
     model = CorrNet(nn.Linear(6, 4), nn.Linear(5, 4), nn.Linear(4, 6), nn.Linear(4, 5))
-    assert diagnose(model, batch) == "inputs and parameters are finite"
+    assert diagnose(model, batch) == ("inputs, parameters, code of view1, code of view2, view1 restored from itself "
+                                      "and view2 restored from itself are finite: look at the objective")
     with torch.no_grad():
         model.encoder1.weight.fill_(3e38)
     text = diagnose(model, batch)
@@ -92,6 +96,48 @@ def test_a_corrnet_that_overflows_is_told_by_its_codes_and_reconstructions(batch
     with torch.no_grad():
         model.encoder1.weight[0, 0] = float("nan")
     assert diagnose(model, batch).count("try a smaller learning_rate") == 1
+
+
+@pytest.mark.parametrize("head, advised", [
+    (CCALayer(4, r1=0, r2=1e-3), [True, False]), (CCALayer(4), [False, False]), (LearnedProjection(4), [False, False]),
+    (CCAReadout(4, r1=0, r2=0), [False, False])], ids=["no ridge", "ridges", "learned", "readout"])
+def test_a_larger_ridge_is_advised_only_where_one_is_and_is_too_small(head, advised, batch):
+    model = TwoTower(mlp((6,), [8], 4), mlp((5,), [8], 4), head)
+    text = diagnose(model, Batch(*(part[:3] for part in batch)))  # covariances of three rows have rank two
+    assert ["larger ridge" in phrase for phrase in text.split("; covariance")[1:]] == advised
+
+
+class Dividing(nn.Module):
+    """Of somebody's own: divides by zero in the third batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, embedded, pairs=None):
+        self.calls += 1
+        return (embedded.view1 - embedded.view2).square().sum() / (self.calls != 3)
+
+
+@pytest.mark.parametrize("head", [CCALayer, LearnedProjection])
+def test_an_objective_that_divides_by_zero_is_pointed_at_and_no_ridge_is_blamed(head, correlated_pairs):
+    torch.manual_seed(0)
+    model = TwoTower(mlp((12,), [8], 5), mlp((9,), [8], 5), head(5))
+    with pytest.raises(NumericalError, match=r"batch 3: the loss is inf; inputs, .* look at the objective") as error:
+        fit(model, Dividing(), correlated_pairs, TrainConfig(batch_size=50))
+    assert "ridge" not in str(error.value)
+
+
+def test_embeddings_whose_powers_overflow_are_named_and_not_the_objective(batch):
+    model = TwoTower(nn.Linear(6, 4), nn.Linear(5, 4), LearnedProjection(4))
+    with torch.no_grad():
+        model.tower1.weight.mul_(1e25)
+    text = diagnose(model, batch)
+    assert "embedding of view1 reaches" in text and "try a smaller learning_rate" in text
+    assert "values reach" in text and "view2 reaches" not in text and "look at the objective" not in text
+    with torch.no_grad():
+        model.head.U.mul_(1e20)
+    assert "embedding of view1 is not finite in 20 of 20 rows" in diagnose(model, batch)
 
 
 def test_a_state_that_is_not_finite_is_named():

@@ -257,7 +257,15 @@ def test_what_is_wrong_is_told_in_few_words():
 
 
 def test_spectrum_of_one_dimension():
-    assert "smallest eigenvalues 3; largest 3" in describe_spectrum(torch.tensor([[3.0]]))
+    assert describe_spectrum(torch.tensor([[3.0]])) == "smallest eigenvalues 3; largest 3"
+
+
+@pytest.mark.parametrize("smallest, ridge, advised", [
+    (0.02, 0.0, False), (1e-8, 0.0, False), (1e-10, 0.0, True), (0.0, 0.0, True), (-1e-17, 0.0, True),
+    (0.0, 1e-3, False), (0.0, 1e-10, True), (0.0, None, False)])
+def test_a_larger_ridge_is_advised_where_whitening_would_blow_up_rounding_errors(smallest, ridge, advised):
+    text = describe_spectrum(torch.diag(torch.tensor([smallest, 0.5, 1.0], dtype=torch.float64)), ridge)
+    assert ("(a larger ridge r1, r2 would help)" in text) == advised and "largest 1" in text
 
 
 # -- the leading singular triplets -----------------------------------------------------------------------------------

@@ -71,15 +71,25 @@ def cholesky(S: Tensor, what: str) -> Tensor:
     return L
 
 
-def describe_spectrum(S: Tensor) -> str:
-    """The extreme eigenvalues of a symmetric matrix, or which of its rows are not finite, in words."""
+def describe_spectrum(S: Tensor, ridge: float | None = 0.0) -> str:
+    """The extreme eigenvalues of a symmetric matrix, or which of its rows are not finite, in words.
+
+    Args:
+        S: (d, d).
+        ridge: what is to be added to ``S`` yet; None where it isn't whitened. A larger one is advised where a direction
+            of ``S`` would still be below the noise floor of float32 features.
+    """
     finite = torch.isfinite(S).all(dim=1)
     if not bool(finite.all()):
         dims = torch.nonzero(~finite).flatten().tolist()
         return f"not finite in {len(dims)} of {S.shape[0]} dimensions (first: {dims[:5]})"
-    values = torch.linalg.eigvalsh(S.detach().double())
+    S = S.detach().double()
+    values = torch.linalg.eigvalsh(S)
     smallest = ", ".join(f"{v:.3g}" for v in values[:3].tolist())
-    return f"smallest eigenvalues {smallest}; largest {values[-1].item():.3g} (a larger ridge r1, r2 would help)"
+    text = f"smallest eigenvalues {smallest}; largest {values[-1].item():.3g}"
+    if ridge is None or values[0] + ridge > noise_floor(S, torch.finfo(torch.float32).eps):
+        return text
+    return f"{text} (a larger ridge r1, r2 would help)"
 
 
 def whitened_cross_covariance(S12: Tensor, L1: Tensor, L2: Tensor) -> Tensor:
