@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from xmodal.errors import ExperimentError
-from xmodal.towers import Coordinates, conv_tower, mlp, text_tower, tied_decoder
+from xmodal.towers import Coordinates, conv_autoencoder, conv_tower, mlp, text_tower, tied_decoder
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -90,6 +90,33 @@ def test_images_too_small_for_so_many_blocks(shape, blocks, most):
     with pytest.raises(ExperimentError, match=rf"{blocks} blocks halve an item of .* use at most {most} blocks"):
         conv_tower(shape, [4] * blocks, 5)
     conv_tower(shape, [4] * most, 5).eval()(torch.randn(2, *shape))
+
+
+CONVOLUTIONAL = {"conv_tower": conv_tower, "conv_autoencoder": conv_autoencoder}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("shape", [(8, 8, 3), (28, 14, 4), (480, 640, 3)])
+def test_channels_that_come_last_are_told_whatever_the_blocks(name, shape):
+    height, width, channels = shape
+    with pytest.raises(ExperimentError, match=rf"^{name}: items of shape \({height}, {width}, {channels}\) look like .*"
+                                              rf"channels come first, as in \({channels}, {height}, {width}\): "
+                                              r"view\.transpose\(0, 3, 1, 2\)$"):
+        CONVOLUTIONAL[name](shape, [4], 5)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("shape, hinted", [((28, 28, 1), True), ((40, 300, 3), True), ((64, 3, 3), True),
+                                           ((4, 8, 3), False), ((28, 3), False), ((1, 3, 3), False)])
+def test_channels_that_may_come_last_are_hinted_at_where_the_blocks_are_too_many(name, shape, hinted):
+    with pytest.raises(ExperimentError, match=rf"^{name}: 2 blocks halve") as error:
+        CONVOLUTIONAL[name](shape, [4, 4], 5)
+    assert ("is (height, width, channels): channels come first" in str(error.value)) == hinted
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (16, 4, 4), (64, 3, 3), (512, 7, 4), (4, 8, 3), (92, 4)])
+def test_maps_of_few_columns_are_no_pictures_with_channels_last(shape):
+    assert conv_tower(shape, [4], 5).eval()(torch.randn(2, *shape)).shape == (2, 5)
 
 
 @pytest.mark.parametrize(("tower", "fan_ins"), [

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, max_pool2d, max_unpool2d
 
 from xmodal.errors import ExperimentError
-from xmodal.towers.encoders import Shape, initialised
+from xmodal.towers.encoders import Shape, initialised, picture_size
 
 
 def tied_decoder(encoder: nn.Module, nonlinearity: Callable[[], nn.Module] | None = None,
@@ -129,15 +129,11 @@ def conv_autoencoder(shape: Shape, channels: Sequence[int], dim: int, *, convolu
         Encoder, (n, *shape) to (n, dim), and decoder, (n, dim) to (n, *shape).
 
     Raises:
-        ExperimentError: an item that is no image, or too small for so many poolings.
+        ExperimentError: an item that is no image, whose channels come last, or too small for so many poolings.
     """
-    if len(shape) not in (2, 3) or not channels:
-        raise ExperimentError("conv_autoencoder needs items of shape (channels, height, width) and at least one block, "
-                              f"got {tuple(shape)} and {list(channels)}")
-    depth, height, width = (1, *shape) if len(shape) == 2 else shape
-    if min(height, width) < 2 ** len(channels):
-        raise ExperimentError(f"conv_autoencoder: {len(channels)} blocks halve an item of {height}×{width} below one "
-                              f"pixel; use at most {int(math.log2(min(height, width)))} blocks")
+    if not channels:
+        raise ExperimentError("conv_autoencoder needs at least one block, got no channels")
+    depth, height, width = picture_size("conv_autoencoder", shape, len(channels))
     forth: list[nn.Module] = [nn.Unflatten(1, (1, height))] if len(shape) == 2 else []
     back: list[nn.Module] = [nn.Flatten(1, 2)] if len(shape) == 2 else []  # in the order of the encoder
     back += [output()] if output is not None else []
