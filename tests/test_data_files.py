@@ -579,3 +579,12 @@ def test_a_further_split_is_not_called_as_a_view_of_the_test_split(tmp_path):
         write_arrays(tmp_path / "a.h5", arrays, {})
     with pytest.raises(DataError, match="can't be called test_view2_de"):
         read_npz(npz_of(tmp_path / "a.npz", **arrays))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_numbers_beyond_float32_are_called_so(stream, tmp_path):
+    arrays = {f"{split}_view{view}": np.ones((3, 2)) for split in ("train", "valid", "test") for view in (1, 2)}
+    arrays["train_view2"][1] = 1e39
+    write_arrays(tmp_path / "a.h5", arrays, {})
+    with pytest.raises(DataError, match=r"train view2 has values up to 1e\+39 in 1 row of 3 \(row 1\), which float32"):
+        read_h5(tmp_path / "a.h5", stream=stream).train.view2.gather(torch.arange(3))

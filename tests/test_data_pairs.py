@@ -130,11 +130,22 @@ def test_of_converts_lists_and_any_real_dtype():
     (np.array([[None]]), "must hold numbers; got dtype object"),
     (np.zeros((2, 2), complex), "must hold numbers; got dtype complex128"),
     ([[1, 2], [3]], "is not a rectangular array"),
-    (np.full((2, 2), 1e300), "NaN or infinite values in 2 rows"),
+    (np.array([[1.0], [np.inf]]), "NaN or infinite values in 1 row of 2"),
 ])
 def test_of_refuses_what_is_not_numbers(values, message):
     with pytest.raises(DataError, match=message):
         PairSplit.of("train", values, values)
+
+
+@pytest.mark.parametrize("kind", [lambda array: array, torch.from_numpy, np.ndarray.tolist, np.ndarray.byteswap])
+def test_finite_numbers_that_float32_cannot_hold_are_not_called_infinite(kind):
+    values = np.ones((9, 2))
+    values[[1, 2, 4, 5, 7, 8], 1] = 1e37, -2e39, 1e39, 1e39, 1e39, 1e39
+    given = kind(values) if kind is not np.ndarray.byteswap else values.astype(">f8")
+    with pytest.raises(DataError, match=r"^valid view2 has values up to 2e\+39 in 5 rows of 9 \(row 2, 4, 5, 7, 8\), "
+                                        r"which float32 can't hold \(at most 3\.4e\+38\): scale these features$"):
+        PairSplit.of("valid", np.zeros((9, 1)), given)
+    assert PairSplit.of("valid", np.full((9, 2), 3e38), np.zeros((9, 1))).view1[0, 0] == np.float32(3e38)
 
 
 def test_of_refuses_labels_that_are_not_whole_numbers():
@@ -212,6 +223,16 @@ def test_further_test_splits_count_in_the_fingerprint_and_their_order_does_not()
     others = [data_of(), data_of(further=(a,)), data_of(further=(a, dataclasses.replace(b, name="test_c"))),
               data_of(further=(a, dataclasses.replace(b, view1=b.view1 + 1)))]
     assert len({one, *map(fingerprint, others)}) == 5
+
+
+def test_data_are_printed_in_a_line():
+    data = data_of(further=(split_of("test_hard", 3),), synthetic=True)
+    assert repr(data) == ("PairedData('toy (synthetic)': train 6, valid 4, test 5, test_hard 3 pairs, items of shape "
+                          "(3,) and (2,), fingerprint not computed)")
+    assert repr(data.with_fingerprint()).endswith(f", fingerprint {fingerprint(data)[:12]})")
+    assert repr(data.train) == "PairSplit('train': 6 pairs, views of shape (6, 3) and (6, 2))"
+    assert repr(captioned()) == ("PairSplit('train': 20 pairs, views of shape (4, 1) and (20, 1), with pairs, labels, "
+                                 "ids, caption2)")
 
 
 def test_title_says_synthetic():

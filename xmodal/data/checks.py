@@ -32,10 +32,34 @@ def check_finite(values: Tensor, where: str, rows: Sequence[int] | np.ndarray | 
     step = max(1, _BLOCK_VALUES // per_row)
     bad = torch.cat([(~torch.isfinite(block.reshape(len(block), -1))).any(dim=1) for block in values.split(step)])
     positions = bad.nonzero().flatten().tolist()
-    if not positions:
+    if positions:
+        numbers = positions if rows is None else [int(rows[i]) for i in positions]
+        raise DataError(f"{where} has NaN or infinite values in {_in_words(numbers, len(values))}: clean these "
+                        "features or leave the rows out")
+
+
+def check_range(given: np.ndarray | Tensor, converted: Tensor, where: str) -> None:
+    """Raise if finite numbers became infinite when they were converted to float32; good ones cost one pass.
+
+    Args:
+        given: of any real dtype, rows first.
+        converted: the same as float32.
+        where: what the error calls them.
+
+    Raises:
+        DataError: says how large they are, and in which rows.
+    """
+    if given.dtype.itemsize <= 4 or converted.ndim == 0 or bool(torch.isfinite(converted.sum())):
         return
-    numbers = positions if rows is None else [int(rows[i]) for i in positions]
-    shown = ", ".join(str(number) for number in numbers[:5]) + (", ..." if len(numbers) > 5 else "")
-    count = "1 row" if len(numbers) == 1 else f"{len(numbers):,} rows"
-    raise DataError(f"{where} has NaN or infinite values in {count} of {len(values):,} (row {shown}): "
-                    "clean these features or leave the rows out")
+    values = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+    beyond = np.isfinite(values) & ~np.isfinite(converted.cpu().numpy())
+    rows = np.flatnonzero(beyond.reshape(len(values), -1).any(axis=1)).tolist()
+    if rows:
+        largest = np.abs(values, where=beyond, out=np.zeros_like(values)).max()
+        raise DataError(f"{where} has values up to {largest:.3g} in {_in_words(rows, len(values))}, which float32 "
+                        f"can't hold (at most {torch.finfo(torch.float32).max:.3g}): scale these features")
+
+
+def _in_words(rows: list[int], n: int) -> str:
+    shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    return f"{'1 row' if len(rows) == 1 else f'{len(rows):,} rows'} of {n:,} (row {shown})"

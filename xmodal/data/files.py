@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.atomic import creating_h5, replacing
+from xmodal.data.checks import check_range
 from xmodal.data.hashing import ArrayHash
 from xmodal.data.memory import available_memory
 from xmodal.data.pairs import FURTHER, SPLITS, PairedData, PairSplit, View, as_integers, named_arrays
@@ -344,7 +345,9 @@ def _read_split(file: h5py.File, path: Path, name: str, keys: Sequence[str], str
             raw = dataset
         else:
             raw = dataset[...]
-            views.append(to_float32(raw, scale))
+            values = to_float32(raw, scale)
+            check_range(raw, values, f"{name} {key}")
+            views.append(values)
         if total is not None:
             total.add(f"{name}_{view}", raw, scale)
     sides = [_side(key) for key in keys]

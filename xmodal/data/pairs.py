@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.checks import check_finite
+from xmodal.data.checks import check_finite, check_range
 from xmodal.data.hashing import ArrayHash
 from xmodal.data.streamed import StreamedView, open_h5
 from xmodal.errors import DataError, one_line
@@ -74,6 +74,14 @@ class PairSplit:
             shown = getattr(self, key)
             if shown is not None and len(shown) != count:
                 raise DataError(f"{self.name} {key} must have {count:,} entries, one for each item; got {len(shown):,}")
+
+    def __repr__(self) -> str:
+        shapes = " and ".join(f"{tuple(view.shape)}{'' if isinstance(view, Tensor) else ' on disk'}"
+                              for view in (self.view1, self.view2))
+        more = [key for key in ("pairs", "labels", "ids", "caption1", "caption2", "thumbnails1", "thumbnails2")
+                if getattr(self, key) is not None]
+        return (f"PairSplit({self.name!r}: {len(self):,} pairs, views of shape {shapes}"
+                + (f", with {', '.join(more)})" if more else ")"))
 
     @classmethod
     def of(cls, name: str, view1: Any, view2: Any, pairs: Any = None, labels: Any = None,
@@ -236,6 +244,12 @@ class PairedData:
         _check_picture("1", self.picture1, self.view1_shape)
         _check_picture("2", self.picture2, self.view2_shape)
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(split):,}" for name, split in zip(self.split_names(), self.splits(),
+                                                                            strict=True))
+        return (f"PairedData({self.title!r}: {sizes} pairs, items of shape {self.view1_shape} and {self.view2_shape}, "
+                f"fingerprint {self.fingerprint[:12] or 'not computed'})")
+
     @property
     def view1_shape(self) -> tuple[int, ...]:
         """Shape of one view-1 item."""
@@ -298,13 +312,16 @@ def as_view(values: Any, where: str) -> View:
     """Feature values of any real dtype as float32 with items first; streamed views as they are.
 
     Raises:
-        DataError: text, objects, complex or ragged values; no items or no axis of features.
+        DataError: text, objects, complex or ragged values; no items or no axis of features; numbers that float32 can't
+            hold.
     """
     if isinstance(values, StreamedView):
         return values
     array = _real_array(values, where, "iufb", "numbers")
     tensor = values if isinstance(values, Tensor) else torch.from_numpy(_owned(array, np.float32))
-    return tensor.detach().to(torch.float32)
+    tensor = tensor.detach().to(torch.float32)
+    check_range(values if isinstance(values, Tensor) else array, tensor, where)
+    return tensor
 
 
 def as_integers(values: Any, where: str) -> Tensor:
@@ -328,7 +345,7 @@ def _real_array(values: Any, where: str, kinds: str, expected: str) -> np.ndarra
 
 def _owned(array: np.ndarray, dtype: Any) -> np.ndarray:
     """In native byte order, C-contiguous and writable, which torch asks for; copied only where needed."""
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which check_finite reports
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which check_range reports
         native = np.ascontiguousarray(array, dtype=dtype)
     return native if native.flags.writeable else native.copy()
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xmodal.data.checks import check_finite
+from xmodal.data.checks import check_finite, check_range
 from xmodal.errors import DataError, XmodalError, one_line
 
 Gather = Callable[[Tensor], Tensor]
@@ -23,7 +23,8 @@ _BRIDGED_BYTES = 1 << 16  # reading this much that isn't needed costs less than 
 
 def to_float32(raw: np.ndarray, scale: float) -> Tensor:
     """Stored values (any real dtype) to the float32 tensor that the toolkit works on: ``stored * scale``."""
-    native = np.ascontiguousarray(raw, dtype=np.float32)
+    with np.errstate(over="ignore"):  # becomes infinite, which check_range reports
+        native = np.ascontiguousarray(raw, dtype=np.float32)
     values = torch.from_numpy(native if native.flags.writeable else native.copy())
     if scale == 1.0:
         return values
@@ -116,7 +117,9 @@ class StreamedView:
         unique, inverse = np.unique(wanted, return_inverse=True)
         raw = read_rows(dataset, unique)
         if raw.dtype.kind == "f" or self.scale != 1.0:
-            check_finite(to_float32(raw, self.scale), self.key.replace("/", " "), unique)
+            where, values = self.key.replace("/", " "), to_float32(raw, self.scale)
+            check_range(raw, values, where)
+            check_finite(values, where, unique)
         if len(unique) < len(wanted) or not bool((np.diff(wanted) > 0).all()):
             raw = raw[inverse.reshape(-1)]  # before the conversion: stored rows are often smaller
         return to_float32(raw, self.scale)
