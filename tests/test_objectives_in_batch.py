@@ -19,11 +19,16 @@ from xmodal.objectives import (
     BarlowTwins,
     ByClass,
     Circle,
+    CorrNetObjective,
     EckartYoung,
+    EvidenceBound,
     InfoNCE,
+    MatchOrNot,
     NeighbourhoodComponents,
     NoiseRegularised,
     PairwiseRanking,
+    PredictiveSparse,
+    Reconstruction,
     Siamese,
     SigmoidPairs,
     SoftDecorrelation,
@@ -112,6 +117,19 @@ def circle_by_loops(m: float, gamma: float):
             total += math.log(1 + push * pull)
         return total / len(s)
     return loss
+
+
+@pytest.mark.parametrize("make", [
+    InfoNCE, SigmoidPairs, Circle, PairwiseRanking, Siamese, Triplet, BarlowTwins, VICReg, SoftDecorrelation,
+    EckartYoung, TraceNorm, MatchOrNot, CorrNetObjective, Reconstruction, PredictiveSparse, EvidenceBound])
+def test_embeddings_given_one_by_one_are_refused_with_what_to_give(make):
+    z1, z2 = embeddings(4)[:2]
+    for objective in (make(), WeightedSum([(1.0, make())])):
+        with pytest.raises(ExperimentError, match=rf"^{make.__name__} takes what a head returns: Embedded\(view1, "
+                                                  r"view2\), got Tensor$"):
+            objective(z1, z2)
+    with pytest.raises(ExperimentError, match=r"^NeighbourhoodComponents takes .*, got tuple$"):
+        NeighbourhoodComponents()((z1, z2), None, torch.zeros(4, dtype=torch.int64))
 
 
 CASES = {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
+from xmodal.objectives.matching import require_embedded
 from xmodal.objectives.restoring import ErrorKind, check_error, restoring_error
 
 #: Mean activities stay so far from 0 and 1 under the logarithm of the sparsity penalty.
@@ -44,7 +45,10 @@ class Reconstruction(nn.Module):
         self.error, self.contractive, self.l1, self.sparse, self.target = error, contractive, l1, sparse, target
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
-        _require_restored(embedded, "Reconstruction")
+        require_embedded(self, embedded)
+        if "view1_from_view1" not in embedded.extras:
+            raise ExperimentError("Reconstruction needs a model that restores its views; this model does not (use "
+                                  "Autoencoders)")
         terms = []
         for view, code in ((1, embedded.view1), (2, embedded.view2)):
             terms.append(restoring_error(embedded, view, f"view{view}", self.error, "Reconstruction"))
@@ -95,6 +99,7 @@ class PredictiveSparse(nn.Module):
         self.l1, self.predict, self.steps = l1, predict, steps
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        require_embedded(self, embedded)
         terms = []
         for view, code in ((1, embedded.view1), (2, embedded.view2)):
             if f"atoms{view}" not in embedded.extras:
@@ -155,6 +160,7 @@ class EvidenceBound(nn.Module):
         self.error, self.beta, self.variance, self.pull = error, beta, variance, pull
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        require_embedded(self, embedded)
         extras = embedded.extras
         if "mean_view1" not in extras:
             raise ExperimentError("EvidenceBound needs a model that reports distributions of codes; this model does "
@@ -188,9 +194,3 @@ def _divergence(extras: Mapping[str, Tensor], one: str, other: str | None = None
         other_mean, other_log_variance = extras[f"mean_{other}"], extras[f"log_variance_{other}"]
     ratio, apart = log_variance - other_log_variance, (mean - other_mean).square() * (-other_log_variance).exp()
     return (ratio.exp() + apart - 1 - ratio).sum(dim=1).mean() / 2
-
-
-def _require_restored(embedded: Embedded, objective: str) -> None:
-    if "view1_from_view1" not in embedded.extras:
-        raise ExperimentError(f"{objective} needs a model that restores its views; this model does not "
-                              "(use Autoencoders)")

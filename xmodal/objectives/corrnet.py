@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xmodal.covariance import pearson
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
+from xmodal.objectives.matching import require_embedded
 from xmodal.objectives.restoring import ErrorKind, check_error, restoring_error
 
 
@@ -72,6 +73,7 @@ class CorrNetObjective(nn.Module):
 
     def terms(self, embedded: Embedded) -> dict[str, Tensor]:
         """The scalar terms that have a weight, by name and without it."""
+        require_embedded(self, embedded)
         if "code" not in embedded.extras:
             raise ExperimentError("CorrNetObjective needs a model that restores its views; this model does not "
                                   "(use CorrNet)")

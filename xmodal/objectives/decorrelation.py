@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
+from xmodal.objectives.matching import require_embedded
 
 #: Added to variances before roots are taken of them.
 _EPS = 1e-4
@@ -24,7 +25,7 @@ class BarlowTwins(nn.Module):
         self.weight = _not_negative("BarlowTwins", "weight", weight)
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
-        one, two = _standardised(embedded.view1), _standardised(embedded.view2)
+        one, two = map(_standardised, _views(self, embedded))
         C = one.mT @ two / len(one)
         own = C.diagonal()
         return (1 - own).square().sum() + self.weight * (C.square().sum() - own.square().sum())
@@ -48,7 +49,7 @@ class VICReg(nn.Module):
                              (("invariance", invariance), ("variance", variance), ("covariance", covariance)))
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
-        views = _wide(embedded.view1), _wide(embedded.view2)
+        views = _views(self, embedded)
         invariance, variance, covariance = self.weights
         loss = invariance * (views[0] - views[1]).square().mean()
         for z in views:
@@ -86,7 +87,7 @@ class SoftDecorrelation(nn.Module):
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
-        views = _standardised(embedded.view1), _standardised(embedded.view2)
+        views = [_standardised(z) for z in _views(self, embedded)]
         loss = 0.5 * (views[0] - views[1]).square().sum(dim=1).mean()
         learning = self.training and torch.is_grad_enabled()
         seen = self.momentum * self.seen + 1
@@ -128,7 +129,7 @@ class EckartYoung(nn.Module):
         self.halves = halves
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
-        one, two = _wide(embedded.view1), _wide(embedded.view2)
+        one, two = _views(self, embedded)
         n = len(one)
         reward = 2 * _covariance(one, two).diagonal().sum()
         if self.halves and n >= 4:
@@ -145,8 +146,11 @@ def _variance(one: Tensor, two: Tensor) -> Tensor:
     return _covariance(one, one) + _covariance(two, two)
 
 
-def _wide(z: Tensor) -> Tensor:
-    return z if z.dtype == torch.float64 else z.float()
+def _views(objective: nn.Module, embedded: Embedded) -> tuple[Tensor, Tensor]:
+    """Both views in float32 at the least."""
+    require_embedded(objective, embedded)
+    one, two = (z if z.dtype == torch.float64 else z.float() for z in (embedded.view1, embedded.view2))
+    return one, two
 
 
 def _covariance(a: Tensor, b: Tensor) -> Tensor:
@@ -156,7 +160,7 @@ def _covariance(a: Tensor, b: Tensor) -> Tensor:
 
 def _standardised(z: Tensor) -> Tensor:
     """Mean 0 and deviation 1 in each dimension; a constant dimension becomes 0."""
-    centred = _wide(z) - _wide(z).mean(dim=0)
+    centred = z - z.mean(dim=0)
     return centred * torch.rsqrt(centred.square().mean(dim=0) + 1e-12)
 
 

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded, LengthNorm
 
 #: Larger batches are compared ROWS rows at a time, each block computed anew when gradients are: memory grows as n.
 WHOLE, ROWS = 8192, 2048
+
+
+def require_embedded(objective: nn.Module, embedded: object) -> None:
+    """Refuses what no head returns, such as the embeddings of one view, on behalf of an objective."""
+    if not isinstance(embedded, Embedded):
+        raise ExperimentError(f"{type(objective).__name__} takes what a head returns: Embedded(view1, view2), got "
+                              f"{type(embedded).__name__}")
 
 
 class Part(NamedTuple):
@@ -81,6 +89,7 @@ class InBatch(nn.Module):
         return cosines
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        require_embedded(self, embedded)
         z1, z2 = self.norm(embedded.view1), self.norm(embedded.view2)
         items = None if pairs is None else repeated_items(pairs, len(z1), z1.device)
         if len(z1) > WHOLE:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
+from xmodal.objectives.matching import require_embedded
 
 
 class TraceNorm(nn.Module):
@@ -23,6 +24,7 @@ class TraceNorm(nn.Module):
         self.rT = rT
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        require_embedded(self, embedded)
         if embedded.correlations is None:
             raise ExperimentError("TraceNorm needs a head that reports canonical correlations; this one does not "
                                   "(use CCALayer)")

@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
-from xmodal.objectives.matching import repeated_items
+from xmodal.objectives.matching import repeated_items, require_embedded
 
 
 class MatchOrNot(nn.Module):
@@ -22,6 +22,7 @@ class MatchOrNot(nn.Module):
     """
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        require_embedded(self, embedded)
         extras = embedded.extras
         if missing := [name for name in ("match", "other", "other_rows") if name not in extras]:
             raise ExperimentError(f"MatchOrNot needs a model that judges pairs, such as Verifier; this model does not "
