@@ -1,6 +1,7 @@
 """Data sets in NPZ files, and from arrays that are in memory. Nothing is ever unpickled."""
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from xmodal.atomic import replacing
@@ -15,6 +17,8 @@ from xmodal.data.files import ATTRIBUTES, KEYS, VIEWS, further_splits, typed_att
 from xmodal.data.pairs import SPLITS, PairedData, PairSplit, named_arrays
 from xmodal.data.splitting import split_table
 from xmodal.errors import DataError, did_you_mean, one_line
+
+ROWS_AT_ONCE = 1 << 12
 
 
 def write_npz(data: PairedData, path: str | Path) -> None:
@@ -100,6 +104,8 @@ def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
                      meta: Mapping[str, Any] | None = None) -> PairedData:
     """A data set from arrays under the NPZ keys (see :func:`read_npz`), with its fingerprint.
 
+    Where the arrays are split already, the note says how many pairs of the other splits are also training pairs.
+
     Args:
         arrays: anything that NumPy takes, or tensors.
         name: of the data set, if ``meta`` doesn't say.
@@ -131,8 +137,41 @@ def data_from_arrays(arrays: Mapping[str, Any], name: str, where: str,
         splits = tuple(
             PairSplit.of(split, **{key: arrays[f"{split}_{key}"] for key in KEYS if f"{split}_{key}" in arrays})
             for split in names)
+        note, repeats = values.get("note") or "", _repeats(*splits)
+        if repeats not in note:  # as a file says already that was written of such data
+            values["note"] = "; ".join(filter(None, (note, repeats)))
     train, valid, test, *further = splits
     return PairedData(name, train, valid, test, further=tuple(further), **values).with_fingerprint()
+
+
+def _repeats(train: PairSplit, *others: PairSplit) -> str:
+    """How many pairs of other splits have both items equal to those of a training pair, in words."""
+    held = {split.name: _pair_hashes(split) for split in others}
+    known = set(_pair_hashes(train, {first for pairs in held.values() for first, _ in pairs}))
+    counts = {name: sum(pair in known for pair in pairs) for name, pairs in held.items()}
+    found = [f"{n:,} of {len(held[name]):,} {name} pairs" for name, n in counts.items() if n]
+    return f"also among the training pairs: {', '.join(found)}" if found else ""
+
+
+def _pair_hashes(split: PairSplit, firsts: set[bytes] | None = None) -> list[tuple[bytes, bytes]]:
+    """Hashes of both items of each pair, or of those pairs only whose view-1 item is among ``firsts``."""
+    if not (isinstance(split.view1, Tensor) and isinstance(split.view2, Tensor)):  # on disk
+        return []
+    table = split.pair_table()
+    ones = _hashes(split.view1, table[:, 0].unique())
+    pairs = [(i, j) for i, j in table.tolist() if firsts is None or ones[i] in firsts]
+    twos = _hashes(split.view2, torch.tensor(sorted({j for _, j in pairs}), dtype=torch.int64))
+    return [(ones[i], twos[j]) for i, j in pairs]
+
+
+def _hashes(view: Tensor, items: Tensor) -> dict[int, bytes]:
+    """The hashes of some items by their numbers, the same for equal ones."""
+    found: dict[int, bytes] = {}
+    for some in items.split(ROWS_AT_ONCE):
+        block = view[some].flatten(1).cpu().numpy() + 0.0  # −0 is 0
+        for i, item in zip(some.tolist(), block, strict=True):
+            found[i] = hashlib.blake2b(item, digest_size=16).digest()
+    return found
 
 
 def _require(arrays: Mapping[str, Any], keys: tuple[str, ...] | list[str], where: str) -> None:
