@@ -1,7 +1,6 @@
 """Data sets in NPZ files, and from arrays that are in memory. Nothing is ever unpickled."""
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -15,10 +14,8 @@ from torch import Tensor
 from xmodal.atomic import replacing
 from xmodal.data.files import ATTRIBUTES, KEYS, VIEWS, further_splits, typed_attributes
 from xmodal.data.pairs import SPLITS, PairedData, PairSplit, named_arrays
-from xmodal.data.splitting import split_table
+from xmodal.data.splitting import item_hashes, split_table
 from xmodal.errors import DataError, did_you_mean, one_line
-
-ROWS_AT_ONCE = 1 << 12
 
 
 def write_npz(data: PairedData, path: str | Path) -> None:
@@ -158,20 +155,12 @@ def _pair_hashes(split: PairSplit, firsts: set[bytes] | None = None) -> list[tup
     if not (isinstance(split.view1, Tensor) and isinstance(split.view2, Tensor)):  # on disk
         return []
     table = split.pair_table()
-    ones = _hashes(split.view1, table[:, 0].unique())
+    items = table[:, 0].unique()
+    ones = dict(zip(items.tolist(), item_hashes(split.view1, items), strict=True))
     pairs = [(i, j) for i, j in table.tolist() if firsts is None or ones[i] in firsts]
-    twos = _hashes(split.view2, torch.tensor(sorted({j for _, j in pairs}), dtype=torch.int64))
+    items = torch.tensor(sorted({j for _, j in pairs}), dtype=torch.int64)
+    twos = dict(zip(items.tolist(), item_hashes(split.view2, items), strict=True))
     return [(ones[i], twos[j]) for i, j in pairs]
-
-
-def _hashes(view: Tensor, items: Tensor) -> dict[int, bytes]:
-    """The hashes of some items by their numbers, the same for equal ones."""
-    found: dict[int, bytes] = {}
-    for some in items.split(ROWS_AT_ONCE):
-        block = view[some].flatten(1).cpu().numpy() + 0.0  # −0 is 0
-        for i, item in zip(some.tolist(), block, strict=True):
-            found[i] = hashlib.blake2b(item, digest_size=16).digest()
-    return found
 
 
 def _require(arrays: Mapping[str, Any], keys: tuple[str, ...] | list[str], where: str) -> None:

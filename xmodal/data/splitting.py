@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -155,13 +155,16 @@ def _shuffled(n: int, seed: int) -> list[np.ndarray]:
     return [order[2 * held_out:], order[:held_out], order[held_out:2 * held_out]]
 
 
+def item_hashes(view: View, items: Tensor) -> Iterator[bytes]:
+    """A hash of each of the ``items`` (k,) of a view, the same for equal ones."""
+    for some in items.split(ROWS_AT_ONCE):
+        block = view[some] if isinstance(view, Tensor) else view.gather(some)
+        for item in block.flatten(1).cpu().numpy() + 0.0:  # −0 is 0
+            yield hashlib.blake2b(item, digest_size=16).digest()
+
+
 def _numbered(view: View) -> np.ndarray:
     """(n,) int64: a number for each item, the same for equal ones, in the order in which they come."""
     numbers: dict[bytes, int] = {}
-    found = np.empty(len(view), dtype=np.int64)
-    for start in range(0, len(view), ROWS_AT_ONCE):
-        rows = torch.arange(start, min(start + ROWS_AT_ONCE, len(view)))
-        block = (view[rows] if isinstance(view, Tensor) else view.gather(rows)).flatten(1).numpy() + 0.0  # −0 is 0
-        for row, item in enumerate(block, start):
-            found[row] = numbers.setdefault(hashlib.blake2b(item, digest_size=16).digest(), len(numbers))
-    return found
+    hashes = item_hashes(view, torch.arange(len(view)))
+    return np.fromiter((numbers.setdefault(one, len(numbers)) for one in hashes), np.int64, len(view))
