@@ -225,9 +225,23 @@ def test_deep_nesting(model_file, line):
 
 
 def test_what_is_taken_back_is_missing(model_file):
-    assert "build_objective must be a function" in message_of(model_file(GOOD + "\ndel build_objective\n"))
-    assert "CONFIG must be a TrainConfig" in message_of(model_file(GOOD + "\ndel CONFIG\n"))
+    assert "1 mistake: build_objective is missing; write " in message_of(model_file(GOOD + "\ndel build_objective\n"))
+    assert "1 mistake: CONFIG is missing; write `CONFIG = " in message_of(model_file(GOOD + "\ndel CONFIG\n"))
     load_experiment(model_file(GOOD + "\n__getattr__ = 3\n"))
+
+
+def test_a_star_may_bring_what_is_needed_and_what_it_does_not_bring_is_missing(model_file):
+    text = GOOD.replace("import CCALayer, TraceNorm, TrainConfig, TwoTower", "import *")
+    load_experiment(model_file(text))
+    without = text.partition("def build_objective")[0]
+    assert "1 mistake: build_objective is missing; write `def build_objective()`" in message_of(model_file(without))
+
+
+def test_an_objective_that_is_a_function_is_told_what_it_should_be(model_file):
+    path = model_file(GOOD.replace("return TraceNorm(rT=CONFIG.rT)", "return lambda embedded, pairs: CONFIG.rT"))
+    with pytest.raises(ExperimentError, match=r"must return a torch.nn.Module whose forward takes \(Embedded, pairs\), "
+                                              "got function"):
+        load_experiment(path).build_objective()
 
 
 def test_a_name_with_a_null_byte():

@@ -195,13 +195,18 @@ def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     if overrides:
         vars(module)["CONFIG"] = dataclasses.replace(module.CONFIG, **overrides)
     build_objective = _no_objective if module.build_objective is None else \
-        _users(module.build_objective, path, (nn.Module,), "a torch.nn.Module")
+        _users(module.build_objective, path, (nn.Module,), "a torch.nn.Module whose forward takes (Embedded, pairs)")
     return Experiment(name or path.stem, module.CONFIG,
                       _users(module.build_model, path, (nn.Module, ClosedForm),
                              "a torch.nn.Module, or an estimator of xmodal.linear"), build_objective, source,
                       vars(module).get("VIEWS"),
                       {field: choices for field, choices in _searched(module, search or {}).items()
                        if field not in (overrides or {})}, vars(module).get("START"))
+
+
+#: What a model file must define, and how.
+_REQUIRED = {"CONFIG": "`CONFIG = TrainConfig(...)`", "build_model": "`def build_model(view1_shape, view2_shape)`",
+             "build_objective": "`def build_objective()` (`build_objective = None` for a closed form)"}
 
 
 def _no_objective() -> None:
@@ -224,11 +229,8 @@ def _mistakes_in_source(source: str, path: Path) -> list[str]:
             names.add(leaf.name)
         elif isinstance(leaf, ast.Import | ast.ImportFrom):
             names.update(alias.asname or alias.name for alias in leaf.names)
-    for required, how in (("CONFIG", "CONFIG = TrainConfig(...)"),
-                          ("build_model", "def build_model(view1_shape, view2_shape)"),
-                          ("build_objective", "def build_objective()` (`build_objective = None` for a closed form)")):
-        if required not in names and "*" not in names:
-            problems.append(f"{required} is missing; write `{how}`")
+    if "*" not in names:  # what that brings shows when the file runs
+        problems += _missing(names)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             problems += _wrong_arguments(node)
@@ -240,6 +242,10 @@ def _mistakes_in_source(source: str, path: Path) -> list[str]:
             given = [ast.keyword(name, value) for name, value in zip(FIELDS, leaf.args, strict=False)]
             problems += start_problems(_literal_keywords([*given, *leaf.keywords], FIELDS))
     return problems
+
+
+def _missing(names: Container[str]) -> list[str]:
+    return [f"{name} is missing; write {how}" for name, how in _REQUIRED.items() if name not in names]
 
 
 def _wrong_arguments(node: ast.FunctionDef) -> list[str]:
@@ -320,11 +326,12 @@ def _users(function: Callable[..., Any], path: Path, expected: tuple[type, ...],
 
 def _mistakes_in_module(module: ModuleType) -> list[str]:
     names = vars(module)  # not getattr: a file may define __getattr__
-    problems = [f"{name} must be a function, got {type(names.get(name)).__name__}"
-                for name in ("build_model", "build_objective") if not callable(names.get(name))
-                and not (name == "build_objective" and name in names and names[name] is None)]
-    if not isinstance(names.get("CONFIG"), TrainConfig):
-        problems.insert(0, f"CONFIG must be a TrainConfig, got {type(names.get('CONFIG')).__name__}")
+    problems = _missing(names)
+    if not isinstance(names.get("CONFIG", TrainConfig()), TrainConfig):
+        problems.append(f"CONFIG must be a TrainConfig, got {type(names['CONFIG']).__name__}")
+    problems += [f"{name} must be a function, got {type(names[name]).__name__}"
+                 for name in ("build_model", "build_objective") if name in names and not callable(names[name])
+                 and not (name == "build_objective" and names[name] is None)]
     views = names.get("VIEWS")
     if views is not None and not (isinstance(views, tuple) and len(views) == 2
                                   and all(isinstance(name, str) and name for name in views)):
