@@ -1,6 +1,7 @@
 """Models without a network in trainer, run folder and commands: like any other, but for what they have not."""
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -245,6 +246,27 @@ def test_resuming_fits_again_and_overwriting_replaces(trained, capsys):
     assert (trained / "weights.safetensors").read_bytes() != before
 
 
+def test_a_fit_that_ends_between_its_two_files_is_resumed(trained, monkeypatch, capsys):
+    whole, writes = (trained / "weights.safetensors").read_bytes(), []
+
+    def failing(write):
+        def second_fails(*args, **about):
+            writes.append(write)
+            if len(writes) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            write(*args, **about)
+
+        return second_fails
+
+    with monkeypatch.context() as patch:
+        for name in ("save_weights", "write_log"):
+            patch.setattr(RunFolder, name, failing(getattr(RunFolder, name)))
+        assert run_train.main(["--model", CCA, "--data", "digits", "--overwrite"]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert run_train.main(["--model", CCA, "--data", "digits", "--resume"]) == 0
+    assert (trained / "weights.safetensors").read_bytes() == whole
+
+
 def test_settings_that_do_nothing_are_refused(capsys):
     for options in (["--set", "learning_rate=0.5"], ["--precision", "bf16"]):
         assert run_train.main(["--model", CCA, "--data", "digits", *options]) == 2
@@ -280,7 +302,8 @@ def test_seed_decides_on_random_features(tmp_path):
 
 def test_refused_before_a_folder_is_made(capsys, tmp_path):
     assert run_train.main(["--model", CCA, "--data", "digits", "--set", "dim_latent=33"]) == 2
-    assert "n_components must be a whole number from 1 to 32" in failure(capsys)
+    said = failure(capsys)
+    assert "n_components must be a whole number from 1 to 32" in said and "from CONFIG, that is dim_latent" in said
     (tmp_path / "wrong.py").write_text(FOURIER.replace("build_objective = None",
                                                        "def build_objective():\n    import torch\n"
                                                        "    return torch.nn.Identity()\n"))

@@ -46,8 +46,8 @@ def fit_closed_form(model: ClosedForm, data: PairedData, *, seed: int, run: RunF
                 "seconds": time.perf_counter() - started, "seconds_train": seconds, "best": True}
         if run is not None:
             run.clear_results()
-            run.save_weights(model.state_dict(), epoch=1)
             run.write_log([line])
+            run.save_weights(model.state_dict(), epoch=1)  # last: what has weights is finished
         display.epoch(line)
     finally:
         display.close()
@@ -86,7 +86,8 @@ def check_closed_form(model: ClosedForm, objective: object, data: PairedData) ->
                 trial.set_params(n_components=None)
             trial.fit_split(few)
     except ValueError as error:  # ours and scikit-learn's
+        whose = "; where build_model takes it from CONFIG, that is dim_latent" if "n_components" in str(error) else ""
         raise ExperimentError(f"{name} can't be fitted to items of shape {data.view1_shape} and {data.view2_shape}: "
-                              f"{error}") from error
+                              f"{error}{whose}") from error
     finally:
         torch.set_rng_state(state)
