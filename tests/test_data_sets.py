@@ -1,6 +1,7 @@
 """The data sets: sizes, split hygiene, the published protocol, the synthetic generator, and what --data takes."""
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -14,10 +15,22 @@ import pytest
 import torch
 from loopback import Site, serving
 
-from xmodal.data import PairedData, fetch, iapr, load_data, mnist, mnist_halves, mnist_label, read_h5, write_h5
+from xmodal.data import (
+    PairedData,
+    PairSplit,
+    fetch,
+    iapr,
+    load_data,
+    mnist,
+    mnist_halves,
+    mnist_label,
+    read_h5,
+    write_h5,
+)
 from xmodal.data import npm as npm_module
 from xmodal.data.gaussian import linear_gaussian, population_correlations
-from xmodal.data.sets import DATA_SETS
+from xmodal.data.npz import data_from_arrays, write_npz
+from xmodal.data.sets import DATA_SETS, data_file
 from xmodal.errors import DataError
 
 SMALL = iapr.Protocol(n_rows=60, image_width=8, text_width=6, n_valid=10, n_test=15)
@@ -372,6 +385,20 @@ def test_a_file_of_ones_own_works_by_name_and_by_path(tmp_path, monkeypatch):
         load_data("nine")
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".hdf5", ".py"])
+def test_a_file_given_without_its_suffix_is_named(suffix, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(f"mine{suffix}").touch()
+    with pytest.raises(DataError, match=f"^unknown data set 'mine'; there is a file mine{suffix}: give --data mine"):
+        load_data("mine")
+
+
+def test_the_file_of_a_name(monkeypatch):
+    monkeypatch.setenv("XMODAL_DATA", "there")
+    assert data_file("digits") is None and data_file("mine.NPZ") == Path("mine.NPZ")
+    assert data_file("emoji") == Path("there/emoji.h5") and data_file("mine") == Path("there/mine.h5")
+
+
 def loader(path: Path, code: str) -> str:
     path.write_text(code)
     return str(path)
@@ -399,6 +426,46 @@ def load():
 """)
     data = load_data(spec)
     assert isinstance(data, PairedData) and data.name == "named" and len(data.fingerprint) == 64
+
+
+def arrays_with_repeats() -> dict[str, np.ndarray]:
+    """Also training pairs: 5 of 6 valid pairs (the first joins items of two of them), all test pairs, no new ones."""
+    rng = np.random.default_rng(0)
+    train = [rng.integers(1, 9, (10, 2, 2)).astype(float), rng.standard_normal((10, 3))]
+    train[0][4, 0, 0] = 0.0
+    rows = {"valid": ([4, 1, 2, 3, 4, 5], [5, 1, 2, 3, 4, 5]), "test": ([7, 8], [7, 8])}
+    arrays = {f"{split}_view{i + 1}": train[i][rows[split][i]] for split in rows for i in (0, 1)}
+    arrays["test_view1"][0] = -0.0
+    train[0][7] = 0.0  # equals −0
+    arrays |= {"train_view1": train[0], "train_view2": train[1], "test_new_view1": train[0][:4],
+               "test_new_view2": train[1][:4] + 1}
+    return arrays
+
+
+def test_pairs_of_other_splits_that_are_training_pairs_are_counted_in_the_note(tmp_path):
+    arrays = arrays_with_repeats()
+    said = "also among the training pairs: 5 of 6 valid pairs, 2 of 2 test pairs"
+    np.savez(tmp_path / "a.npz", **arrays)
+    data = load_data(str(tmp_path / "a.npz"))
+    assert data.note == said
+    train, valid, test, new = (PairSplit.of(split, arrays[f"{split}_view1"], arrays[f"{split}_view2"])
+                               for split in ("train", "valid", "test", "test_new"))
+    assert data.fingerprint == PairedData("a", train, valid, test, further=(new,)).with_fingerprint().fingerprint
+    write_npz(dataclasses.replace(data, note=f"mine; {said}"), tmp_path / "b.npz")
+    assert load_data(str(tmp_path / "b.npz")).note == f"mine; {said}"  # not twice
+    np.savez(tmp_path / "c.npz", meta=np.array('{"note": "mine"}'), **arrays)
+    assert load_data(str(tmp_path / "c.npz")).note == f"mine; {said}"
+    spec = loader(tmp_path / "d.py", f"import numpy\ndef load(): return dict(numpy.load({str(tmp_path / 'a.npz')!r}))")
+    assert load_data(spec).note == said
+    clean = {key: value + 100 * key.startswith("v") + 200 * key.startswith("test") for key, value in arrays.items()}
+    np.savez(tmp_path / "e.npz", **clean)
+    assert load_data(str(tmp_path / "e.npz")).note == ""
+
+
+def test_pairs_of_a_table_are_compared_by_both_their_items():
+    views = {f"{split}_view{i}": np.arange(4.0)[:, None] for split in ("train", "valid", "test") for i in (1, 2)}
+    tables = {"train_pairs": [[0, 1], [0, 2], [3, 3]], "valid_pairs": [[0, 2], [2, 0]], "test_pairs": [[1, 0], [2, 2]]}
+    assert data_from_arrays(views | tables, "a", "a").note == "also among the training pairs: 1 of 2 valid pairs"
 
 
 @pytest.mark.parametrize("code, message", [

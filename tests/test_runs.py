@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xmodal.cli import prepare_data, run_train
-from xmodal.data import load_data
+from xmodal.data import load_data, write_h5
 from xmodal.errors import CheckpointError, DataError
 from xmodal.evaluator import embed
 from xmodal.runs import load_run
@@ -56,7 +56,7 @@ def test_numbers_of_any_kind_are_embedded(run):
 
 @pytest.mark.parametrize(("items", "said"), [
     (torch.zeros(3, 31), "items of shape"), (torch.full((2, 32), torch.nan), "must be finite"),
-    (["a sentence"], "reads numbers and picture, no text"), ([], "got nothing"), ([1.0, 2.0], "got float"),
+    (["a sentence"], "no file a sentence"), ([], "got nothing"), ([1.0, 2.0], "got float"),
     ([Path("nowhere.png")], "no file nowhere.png"), ([Path(__file__)], r"expected a picture \(.*\) or a .wav file"),
 ])
 def test_what_is_no_item_is_refused(run, items, said):
@@ -100,11 +100,33 @@ def test_data_that_were_moved_are_found_where_they_are(run_of_pictures_and_texts
     old, new = (run_of_pictures_and_texts.parent / f"{name}.h5" for name in ("colours", "moved"))
     old.rename(new)
     try:
-        with pytest.raises(DataError, match=r"colours.h5"):
+        with pytest.raises(CheckpointError, match=r"/colours.h5, and there is no .*: --data FILE says where they are "
+                                                  r"\(in Python load_run\(path, data=...\)\)"):
             load_run(run_of_pictures_and_texts).embed_view2(["red with blue"])
         assert load_run(run_of_pictures_and_texts, data=str(new)).embed_view2(["red with blue"]).shape == (1, 4)
     finally:
         new.rename(old)
+
+
+@pytest.mark.parametrize(("given", "file"), [("mine.h5", "mine.h5"), ("mine", "data/mine.h5")])
+def test_a_run_is_used_from_another_folder(tmp_path, monkeypatch, given, file):
+    monkeypatch.delenv("XMODAL_DATA", raising=False)
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    monkeypatch.chdir(home)
+    write_h5(load_data("digits"), Path(file))
+    assert run_train.main(["--model", str(MODELS / "digits_cca.py"), "--data", given]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert load_run("home/runs/digits_cca").data().fingerprint == load_data("digits").fingerprint
+    (home / "runs/digits_cca").rename("moved")
+    with pytest.raises(CheckpointError, match=f"the data of moved were {given} as seen from the folder it was trained "
+                                              f"in, and there is no {file} here"):
+        load_run("moved").data()
+    assert load_run("moved").data(f"home/{file}").fingerprint == load_data("digits").fingerprint
+    about = json.loads(Path("moved/config.json").read_text())
+    Path("moved/config.json").write_text(json.dumps({**about, "data": {**about["data"], "spec": "emoji"}}))
+    with pytest.raises(DataError, match="emoji is not prepared: run"):
+        load_run("moved").data()
 
 
 @pytest.mark.parametrize("damage", [{"view1_shape": None}, {"view1_shape": [0]}, {"view2_shape": ["a"]}])

@@ -38,7 +38,7 @@ class ProcessError(XmodalError):
 
 
 #: More names than this are not listed in an error.
-MOST_NAMES = 40
+MOST_NAMES = 12
 
 
 #: Of more names than this only those are compared that stand next to the unknown one, sorted: that begin like it.

@@ -16,6 +16,7 @@ from xmodal.config import Experiment, load_experiment
 from xmodal.data import PairedData, load_data
 from xmodal.data.pairs import as_view
 from xmodal.data.readers import ItemReader
+from xmodal.data.sets import DATA_SETS, data_file
 from xmodal.errors import CheckpointError, DataError
 from xmodal.evaluator import EMBED_BATCH, tower_precision
 from xmodal.linear import ClosedForm
@@ -103,17 +104,14 @@ class TrainedRun:
         """The data that the run was trained on, in the same views.
 
         Args:
-            spec: where they lie now; by default ``data_spec``, or where they lay at training.
+            spec: where they lie now; by default ``data_spec``, or where :func:`spec_of_data` finds them.
 
         Raises:
-            CheckpointError: they are others.
+            CheckpointError: they are others, or not where they were.
             DataError: they can't be read.
         """
-        trained = self.about["data"]
-        spec = spec or self.data_spec
-        if spec is None and not isinstance(trained.get("spec"), str):
-            raise CheckpointError(f"{self.folder.path} does not say what data it was trained on: give --data")
-        data = load_data(spec or trained["spec"], views=trained.get("views"))
+        data = load_data(spec or self.data_spec or spec_of_data(self.folder, self.about),
+                         views=self.about["data"].get("views"))
         require_same_data(self.folder, self.about, data)
         return data
 
@@ -126,7 +124,7 @@ def load_run(path: str | Path, *, device: str | torch.device = "cpu", weights: s
         path: such as ``runs/digits_ccal_cont``.
         device: where the model goes.
         weights: the file of weights in the folder.
-        data: where its data lie now, as ``--data`` has it; by default where they lay at training.
+        data: where its data lie now, as ``--data`` has it; by default where :func:`spec_of_data` finds them.
         run_code: see :class:`TrainedRun`.
 
     Raises:
@@ -173,6 +171,29 @@ def _restored(run: RunFolder, about: dict[str, Any], view1_shape: tuple[int, ...
 def experiment_of(run: RunFolder, about: dict[str, Any]) -> Experiment:
     """The experiment as it was trained: the run's own copy of the model file, with the run's configuration."""
     return load_experiment(run.file(RunFolder.EXPERIMENT), overrides=about["config"], name=about.get("experiment"))
+
+
+def spec_of_data(run: RunFolder, about: dict[str, Any]) -> str:
+    """Where the data lie that a run was trained on, as ``--data`` has it: where they lay, seen from the current folder
+    or else from the one that holds the run's ``runs``.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    spec = about["data"].get("spec")
+    if not isinstance(spec, str):
+        raise CheckpointError(f"{run.path} does not say what data it was trained on: give --data")
+    file = data_file(spec)
+    if file is None or file.is_file():
+        return spec
+    elsewhere = run.path.resolve().parent.parent / file
+    if elsewhere.is_file():
+        return str(elsewhere)
+    if spec in DATA_SETS:
+        return spec  # load_data says how it is prepared
+    seen = "" if file.is_absolute() else " as seen from the folder it was trained in"
+    raise CheckpointError(f"the data of {run.path} were {spec}{seen}, and there is no {file} here: --data FILE says "
+                          "where they are (in Python load_run(path, data=...))")
 
 
 def require_same_data(run: RunFolder, about: dict[str, Any], data: PairedData) -> None:

@@ -67,6 +67,14 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XMODAL_DATA") or "data")
 
 
+def data_file(spec: str) -> Path | None:
+    """The file that ``spec`` names, whether it is there or not; None for a data set that is made in memory."""
+    if Path(spec).suffix.lower() in (".h5", ".hdf5", ".npz", ".py"):
+        return Path(spec)
+    built_in = spec in DATA_SETS and DATA_SETS[spec].load is not None
+    return None if built_in else default_data_dir() / f"{spec}.h5"
+
+
 def load_data(spec: str, *, data_dir: Path | None = None, stream: bool | None = None,
               views: Sequence[str] | None = None) -> PairedData:
     """The data set that ``spec`` names, with its fingerprint.
@@ -111,6 +119,9 @@ def _load_named(name: str, data_dir: Path, stream: bool | None, views: Sequence[
         return read_h5(file, stream, views)
     if known is not None:
         raise DataError(f"{name} is not prepared: run python prepare_data.py {name} (looked for {file})")
+    for beside in (f"{name}{suffix}" for suffix in (".npz", ".h5", ".hdf5", ".py")):
+        if Path(beside).is_file():
+            raise DataError(f"unknown data set {name!r}; there is a file {beside}: give --data {beside}")
     names = {*DATA_SETS, *(one.stem for one in data_dir.glob("*.h5"))}
     raise DataError(f"unknown data set {name!r}; {did_you_mean(name, names)}")
 
