@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from xmodal.checkpoint import RunFolder
-from xmodal.cli import run_eval, run_train
+from xmodal.cli import console, run_eval, run_train
 from xmodal.cli.card import training_commands
 from xmodal.data import load_data, write_h5
 from xmodal.report.card import model_card
@@ -43,7 +43,7 @@ def front(text: str) -> dict[str, Any]:
 
 def card(name: str = "x", about: dict[str, Any] = ABOUT, metrics: dict[str, Any] | None = METRICS, **options: Any
          ) -> str:
-    given = {"docstring": "What it is.", "folder": "runs/x", "commands": ["python run_train.py"], **options}
+    given = {"docstring": "What it is.", "folder": "runs/x", "commands": ["xmodal train"], **options}
     model = {"class": "TwoTower", "head": "CCALayer", "parameters": 12345}
     log = [{"epoch": 1, "mrr_va": 0.25, "seconds": 2.0, "best": True}, {"epoch": 2, "seconds": 3.0, "best": False}]
     return model_card(name, about, model, log, metrics, **given)
@@ -164,10 +164,10 @@ def test_the_command_trains_the_same_again(run, capsys):
     lines, = re.findall(r"```sh\n(.*?)```", run.file("card.md").read_text(), re.DOTALL)
     copy, train = (shlex.split(line) for line in lines.splitlines())
     assert copy == ["cp", str(run.file("experiment.py")), "digits_ccal_cont.py"]
-    assert train == ["python", "run_train.py", "--model", "digits_ccal_cont.py", "--data", "digits", "--seed", "5",
+    assert train == ["xmodal", "train", "--model", "digits_ccal_cont.py", "--data", "digits", "--seed", "5",
                      "--tag", "it's", "--set", "max_epochs=2", "--set", "l2=0.5"]
     Path(copy[2]).write_bytes(Path(copy[1]).read_bytes())
-    assert run_train.main([*train[2:], "--runs", "again"]) == 0
+    assert console.main([*train[1:], "--runs", "again"]) == 0
     again = Path("again/digits_ccal_cont-it's/weights.safetensors")
     assert again.read_bytes() == run.file("weights.safetensors").read_bytes()
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from xmodal.checkpoint import RunFolder
 from xmodal.cli import refine_cca, run_eval, run_train
 from xmodal.data import load_data, write_h5
+from xmodal.layers import CCAReadout
+from xmodal.networks import TwoTower, Verifier
 
 MODELS = Path(__file__).parent.parent / "models"
 MODEL = str(MODELS / "digits_ccal_cont.py")
@@ -186,6 +189,105 @@ def test_refining_on_all_pairs_gives_what_training_left(trained, capsys):
     first, second = (json.loads(text) for text in re.split(r"(?<=\n\})\n(?=\{)", out[out.index("{"):]))
     assert first["V1_to_V2"]["mrr"] == pytest.approx(second["V1_to_V2"]["mrr"], abs=1e-6)
     assert first["sum_correlation"] == pytest.approx(second["sum_correlation"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("model", "said"), [
+    ("digits_ccal_cont", "projection estimated on 1,197"), ("digits_cca", "LinearCCA fitted on 1,197"),
+    ("digits_learned_cont", "means estimated (the projection is learned, and stays) on 1,197"),
+])
+def test_refining_says_what_was_estimated(model, said, capsys):
+    options = [] if model == "digits_cca" else QUICK
+    assert run_train.main(["--model", str(MODELS / f"{model}.py"), "--data", "digits", *options]) == 0
+    capsys.readouterr()
+    assert refine_cca.main(["--run", f"runs/{model}"]) == 0
+    assert capsys.readouterr().out.startswith(said)
+
+
+def test_refining_knows_every_kind_of_head():
+    class Own(nn.Module):
+        alpha, dim = 1.0, 2
+
+    def estimated(head: nn.Module) -> str:
+        return refine_cca._estimated(Verifier(TwoTower(nn.Identity(), nn.Identity(), head)), 20)
+
+    assert estimated(Own()) == "statistics of Own estimated" and estimated(CCAReadout(2)) == "projection estimated"
+    assert refine_cca._estimated(Own(), 20) == "statistics of Own estimated"  # a whole model of one's own
+    with pytest.warns(UserWarning, match=r"CCALayer\(3\): 20 pairs are 6.7 per dimension"):
+        estimated(CCAReadout(3))
+
+
+@pytest.mark.filterwarnings("default:CCALayer")
+def test_refining_on_few_pairs_warns_as_training_does(trained, capsys):
+    assert refine_cca.main(["--run", str(trained), "--n_train", "239"]) == 0
+    assert "warning: CCALayer(24): 239 pairs are 10.0 per dimension. CCA fitted on so few" in capsys.readouterr().err
+    assert refine_cca.main(["--run", str(trained), "--n_train", "240"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_is_named_by_its_folder(trained, capsys, tmp_path, monkeypatch):
+    assert run_eval.main(["--model", MODEL, "--data", "digits", "--json"]) == 0
+    by_options = capsys.readouterr().out
+    assert run_eval.main(["--run", str(trained), "--json"]) == 0
+    assert capsys.readouterr().out == by_options
+    assert refine_cca.main(["--run", str(trained), "--n_train", "300"]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    trained.rename("elsewhere/moved")
+    assert run_eval.main(["--run", "elsewhere/moved", "--data", "digits", "--estimate_UV", "--html", "page.html"]) == 0
+    assert "moved on digits, test pairs" in capsys.readouterr().out
+    assert "xmodal eval --model digits_ccal_cont.py --data digits --runs elsewhere --estimate_UV" in \
+        Path("page.html").read_text()
+    monkeypatch.chdir("elsewhere/moved")
+    assert run_eval.main(["--run", "."]) == 0
+    assert "moved on digits, test pairs" in capsys.readouterr().out
+
+
+def test_a_run_by_its_folder_finds_its_data_and_its_views(capsys, tmp_path, monkeypatch):
+    data = dataclasses.replace(load_data("digits"), view1_name="left", view2_name="right")
+    write_h5(data, tmp_path / "mine.h5")
+    model = str(MODELS / "digits_cca.py")
+    assert run_train.main(["--model", model, "--data", "mine.h5", "--views", "left", "right"]) == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    assert run_eval.main(["--run", "../runs/digits_cca"]) == 0
+    assert "Views: left 32 and right 32" in capsys.readouterr().out
+    (tmp_path / "mine.h5").rename("away.h5")
+    for command in (run_eval, refine_cca):
+        assert command.main(["--run", "../runs/digits_cca"]) == 2
+        assert "were mine.h5 as seen from the folder it was trained in" in failure(capsys)
+        assert command.main(["--run", "../runs/digits_cca", "--data", "away.h5"]) == 0
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", [run_eval, refine_cca])
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ([], "the following arguments are required: --model, --data, or --run in their place"),
+    (["--data", "digits"], "the following arguments are required: --model, or --run in their place"),
+    (["--run", "runs/x", "--model", "x.py", "--tag", "a"], "--run says which run it is: leave out --model and --tag"),
+    (["--run", "runs/x", "--runs", "there"], "--run says which run it is: leave out --runs"),
+])
+def test_which_run_is_said_once(command, arguments, expected, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(arguments)
+    assert caught.value.code == 2 and expected in failure(capsys)
+
+
+@pytest.mark.parametrize("run", ["nowhere", "a\0b"])
+def test_a_folder_without_a_run_is_one_line(run, capsys):
+    assert run_eval.main(["--run", run]) == 2
+    failure(capsys)
+
+
+def test_pictures_of_a_part_leave_those_of_the_whole_alone(trained, capsys):
+    same = ["--run", str(trained), "--verify"]
+    assert refine_cca.main(["--run", str(trained), "--n_train", "300"]) == 0
+    assert run_eval.main(same) == 0
+    whole = (trained / "roc.png").read_bytes()
+    for options in (["--n_test", "50"], ["--estimate_UV"], ["--split", "valid", "--n_test", "50", "--estimate_UV"]):
+        assert run_eval.main([*same, *options]) == 0
+    assert (trained / "roc.png").read_bytes() == whole
+    assert {path.stem.partition("_")[2] for path in trained.glob("roc*.png")} == \
+        {path.stem.partition("_")[2] for path in trained.glob("metrics*.json")} == \
+        {"", "n50", "est_UV", "valid_n50_est_UV"}
 
 
 def test_synthetic_data_are_named_so_everywhere(tmp_path, capsys):

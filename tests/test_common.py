@@ -91,7 +91,7 @@ def test_devices():
 
 def test_did_you_mean():
     assert did_you_mean("digit", ["digits", "iapr"]) == "did you mean digits?"
-    assert did_you_mean("zzz", [f"a{i:03}" for i in range(41)]).endswith("a038, a039, ... (41)")
+    assert did_you_mean("zzz", [f"a{i:03}" for i in range(31)]).endswith("a010, a011, ... (31)")
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"
 
 

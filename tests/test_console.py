@@ -70,6 +70,8 @@ def test_help_of_every_verb(verb, capsys):
     text = said(capsys, verb, "--help")
     assert text.startswith(f"usage: xmodal {verb} ") and f"  xmodal {verb}" in text  # an example at least
     assert "python " not in text
+    with called_as(f"xmodal {verb}"):
+        assert as_typed(text) == text  # no script is named
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -162,9 +162,9 @@ def test_the_same_run_gives_the_same_page(evaluated, monkeypatch, capsys):
 
 def test_how_to_do_it_again_names_what_was_set(reader):
     assert "cp runs/digits_ccal_cont/experiment.py digits_ccal_cont.py" in reader.text
-    assert "python run_train.py --model digits_ccal_cont.py --data digits --seed 4 --set max_epochs=2" in reader.text
-    assert "python run_eval.py --model digits_ccal_cont.py --data digits --html report.html" in reader.text
-    assert "prepare_data.py" not in reader.text     # digits are built in
+    assert "xmodal train --model digits_ccal_cont.py --data digits --seed 4 --set max_epochs=2" in reader.text
+    assert "xmodal eval --model digits_ccal_cont.py --data digits --html report.html" in reader.text
+    assert "xmodal prepare" not in reader.text     # digits are built in
 
 
 def test_other_options_are_in_the_commands(evaluated, monkeypatch, capsys):

@@ -322,7 +322,7 @@ def test_json_keeps_stdout_to_itself_and_other_splits_have_their_own_names(train
     assert run_eval.main([*trained, "--reconstruct", "2", "--json", "--split", "valid", "--n_test", "20"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["reconstruction"]["view1_from_both"] > 0
-    assert "reconstructions_valid.png" in captured.err
+    assert "reconstructions_valid_n20.png" in captured.err
     assert run_eval.main([*trained, "--walk", "0", "1", "--out", "here.png"]) == 0
     assert Path("here.png").is_file() and not Path("runs/small/walk_0_1.png").exists()
 

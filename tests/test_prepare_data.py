@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from loopback import Site, serving
 
+from xmodal.cli import console, prepare_data
 from xmodal.cli.prepare_data import main
 from xmodal.data import PairedData, PairSplit, fetch, iapr, load_data, mnist
 from xmodal.data import npm as npm_module
@@ -56,6 +58,17 @@ def test_list_names_all_and_says_what_is_ready(capsys):
     assert "digits" in out and "not prepared: python prepare_data.py iapr" in out
     assert main(["iapr", "--synthetic"]) == 0 and main(["--list"]) == 0
     assert "not prepared: python prepare_data.py iapr" not in capsys.readouterr().out
+    assert console.main(["prepare", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "not prepared: xmodal prepare emoji" in out and "  xmodal prepare from_folder --help" in out
+
+
+def test_one_pair_is_singular(capsys):
+    x = torch.rand(30, 2)
+    splits = [PairSplit(name, x[:n], x[:n]) for name, n in (("train", 30), ("valid", 3), ("test", 1))]
+    prepare_data._report(PairedData("toy", *splits).with_fingerprint(), None)
+    out = capsys.readouterr().out
+    assert "     30 pairs, values 2 + 2" in out and "      1 pair, values 2 + 2" in out
 
 
 def test_synthetic_iapr(capsys, tmp_path):

@@ -18,7 +18,7 @@ pytest.importorskip("optuna")
 
 import numpy as np
 
-from xmodal.cli import run_train, run_tune
+from xmodal.cli import console, run_train, run_tune
 from xmodal.cli.trials import TrialTable
 from xmodal.data import PairSplit, load_data
 from xmodal.ranges import Range
@@ -82,6 +82,12 @@ def test_the_command_at_the_end_trains_the_best_trial(capsys):
     assert run_train.main(command[2:]) == 0
     log = Path("runs/digits_ccal_cont-a b-tuned/log.jsonl").read_text().splitlines()
     assert max(json.loads(line)["mrr_va"] for line in log) == best["value"]
+
+
+def test_the_command_at_the_end_is_the_users_own(capsys):
+    assert console.main(["tune", *TUNE, "--trials", "1"]) == 0
+    assert "  xmodal train --model" in capsys.readouterr().out.replace("\\\n   ", "")
+    assert json.loads((FOLDER / "best.json").read_text())["command"][:2] == ["xmodal", "train"]
 
 
 def test_the_first_trial_is_the_file_itself(capsys):

@@ -52,6 +52,8 @@ def run_options(about: Mapping[str, Any], runs: Path = Path("runs")) -> tuple[li
 def training_commands(run: RunFolder, about: Mapping[str, Any], runs: Path = Path("runs")) -> list[str]:
     """Shell lines that train the same again: its own model file, and ``--set`` for each field that differs from it.
 
+    They name ``xmodal``, whoever is asking: they travel to those who installed it, and a clone's environment has it.
+
     Args:
         run: that was trained.
         about: its ``config.json``.
@@ -59,7 +61,7 @@ def training_commands(run: RunFolder, about: Mapping[str, Any], runs: Path = Pat
     """
     data, (what, where) = about["data"], run_options(about, runs)
     defaults = dataclasses.asdict(load_experiment(run.file(RunFolder.EXPERIMENT), name=about.get("experiment")).config)
-    command = ["python", "run_train.py", *what, "--seed", str(about["seed"]), *where]
+    command = ["xmodal", "train", *what, "--seed", str(about["seed"]), *where]
     if isinstance(data.get("views"), list):
         command += ["--views", *map(str, data["views"])]
     for field, value in about["config"].items():

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -21,6 +21,7 @@ from xmodal.data import PairedData, load_data
 from xmodal.data.files import VIEWS
 from xmodal.distributed import first_to_say, joined, launched, local_rank, rank, size
 from xmodal.errors import CheckpointError, ExperimentError, XmodalError
+from xmodal.runs import spec_of_data
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -65,16 +66,33 @@ def _folded(doc: str) -> str:
                        for block in blocks)
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which experiment, which data and which run."""
-    parser.add_argument("--model", required=True, metavar="FILE", help="model file, such as models/digits_ccal_cont.py")
-    parser.add_argument("--data", required=True, metavar="DATA",
+def add_run_options(parser: argparse.ArgumentParser, trained: bool = False) -> None:
+    """The options that say which experiment, which data and which run; one that is ``trained`` is a folder, too."""
+    if trained:
+        parser.add_argument("--run", metavar="DIR", type=Path, help="the run folder, such as runs/digits_ccal_cont, in "
+                            "place of --model and --data; --data then says where its data lie now")
+    parser.add_argument("--model", required=not trained, metavar="FILE",
+                        help="model file, such as models/digits_ccal_cont.py")
+    parser.add_argument("--data", required=not trained, metavar="DATA",
                         help="a prepared data set's name, a .h5 or .npz file, or a .py file with load()")
     parser.add_argument("--views", nargs=2, metavar="VIEW",
                         help="which two views, where the data hold several, such as: efficientnet en, or: en de")
     parser.add_argument("--tag", help="tells runs of one experiment apart: runs/<experiment>-<tag>")
     parser.add_argument("--runs", default="runs", metavar="DIR", type=Path, help="where runs are kept (default: runs)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
+
+
+def parse_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command about a trained run: ``--run``, or ``--model`` and ``--data``."""
+    args = parser.parse_args(argv)
+    missing = [f"--{name}" for name in ("model", "data") if getattr(args, name) is None]
+    if args.run is None and missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)}, or --run in their place")
+    besides = [f"--{name}" for name, default in (("model", None), ("tag", None), ("runs", Path("runs")))
+               if getattr(args, name) != default]
+    if args.run is not None and besides:
+        parser.error(f"--run says which run it is: leave out {' and '.join(besides)}")
+    return args
 
 
 def run_command(body: Callable[[], int], debug: bool, together: bool = False) -> int:
@@ -163,22 +181,32 @@ def seed_number(text: str) -> int:
 
 
 def run_folder(args: argparse.Namespace) -> RunFolder:
-    """``runs/<experiment>[-<tag>]`` of the given options."""
+    """``--run``, or ``runs/<experiment>[-<tag>]`` of the given options."""
+    folder = getattr(args, "run", None)
+    if "\0" in f"{args.tag}{args.runs}{folder}":
+        raise ExperimentError("--tag, --runs and --run can't hold a NUL character")
+    if folder is not None:
+        return RunFolder(folder)
     name = Path(args.model).stem
-    if "\0" in f"{args.tag}{args.runs}":
-        raise ExperimentError("--tag and --runs can't hold a NUL character")
     if args.tag and (Path(args.tag).name != args.tag or args.tag in (".", "..")):
         raise ExperimentError(f"--tag becomes part of a folder's name and can't be {args.tag!r}")
     return RunFolder(args.runs / (f"{name}-{args.tag}" if args.tag else name))
 
 
 def load_run_data(args: argparse.Namespace, about: dict[str, Any], stream: bool | None = None) -> PairedData:
-    """The data of ``--data``, in the views that the run was trained on."""
+    """The data of ``--data``, or else the run's own, in the views that it was trained on."""
     trained = about["data"].get("views")
     if args.views is not None and args.views != (trained or [*VIEWS]):
         raise CheckpointError(f"{run_folder(args).path} was trained on the views {' '.join(trained or VIEWS)}: leave "
                               "out --views, or train again")
-    return load_data(args.data, stream=stream, views=trained)
+    spec = spec_of_data(run_folder(args), about) if args.data is None else args.data
+    return load_data(spec, stream=stream, views=trained)
+
+
+def name_of_part(args: argparse.Namespace, name: str) -> str:
+    """``metrics`` is of all test pairs by the run's own weights; anything else has a name that says so."""
+    return "_".join([name, *([] if args.split == "test" else [args.split]),
+                     *([] if args.n_test is None else [f"n{args.n_test}"]), *(["est_UV"] if args.estimate_UV else [])])
 
 
 def describe_data(data: PairedData) -> str:

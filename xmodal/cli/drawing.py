@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from xmodal.checkpoint import RunFolder
+from xmodal.cli.common import name_of_part
 from xmodal.data import PairedData, PairSplit, StreamedView, pair_batches, view_batches
 from xmodal.data.pairs import View
 from xmodal.errors import DataError, ExperimentError
@@ -299,6 +300,6 @@ def view_styles(data: PairedData, split: PairSplit) -> list[ViewStyle]:
 def write_pictures(args: argparse.Namespace, run: RunFolder, pictures: Sequence[Picture]) -> None:
     """Each picture whole or not at all, and a line about it; under ``--json`` stdout is not for that line."""
     for name, figure, lines in pictures:
-        path = args.out or run.file(f"{name}.png" if args.split == "test" else f"{name}_{args.split}.png")
+        path = args.out or run.file(f"{name_of_part(args, name)}.png")
         write_png(figure, path)
         print(f"wrote {path}", *lines, sep="\n", file=sys.stderr if args.json else sys.stdout)

@@ -147,7 +147,7 @@ def read_run_log(run: RunFolder) -> list[dict[str, Any]] | None:
 
 def _subtitle(args: argparse.Namespace, split: PairSplit, metrics: Mapping[str, Any]) -> str:
     first = "" if args.n_test is None else "the first "
-    weights = ", projection estimated by refine_cca.py" if args.estimate_UV else ""
+    weights = ", statistics estimated by xmodal refine" if args.estimate_UV else ""
     return (f"{first}{len(split):,} {args.split} pairs of {len(split.view1):,} items in view 1 and "
             f"{len(split.view2):,} in view 2, {metrics['dim']} dimensions{weights}")
 
@@ -217,7 +217,7 @@ def commands(args: argparse.Namespace, run: RunFolder, about: Mapping[str, Any])
     chosen = [*([] if args.split == "test" else ["--split", args.split]),
               *([] if args.n_test is None else ["--n_test", str(args.n_test)]),
               *(["--estimate_UV"] if args.estimate_UV else [])]
-    what, where = run_options(about, args.runs)
-    evaluation = ["python", "run_eval.py", *what, *where, *chosen, "--html", str(args.html)]
-    return [*([shlex.join(["python", "prepare_data.py", spec])] if known is not None and known.prepare else []),
-            *training_commands(run, about, args.runs), shlex.join(evaluation)]
+    what, where = run_options(about, run.path.parent)
+    evaluation = ["xmodal", "eval", *what, *where, *chosen, "--html", str(args.html)]
+    return [*([shlex.join(["xmodal", "prepare", spec])] if known is not None and known.prepare else []),
+            *training_commands(run, about, run.path.parent), shlex.join(evaluation)]

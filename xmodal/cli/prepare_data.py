@@ -30,6 +30,7 @@ from pathlib import Path
 
 from xmodal.cli.common import command_parser, run_command, seed_number
 from xmodal.cli.drawing import shown_items, shown_styles
+from xmodal.cli.program import as_typed
 from xmodal.data.files import read_h5, write_h5
 from xmodal.data.pairs import PairedData
 from xmodal.data.sets import DATA_SETS, DataSet, default_data_dir, load_data
@@ -186,14 +187,14 @@ def _list(data_dir: Path) -> None:
             state = "ready"
         else:
             state = f"not prepared: python prepare_data.py {name}"
-        print(f"{'':<16}{state}")
+        print(f"{'':<16}{as_typed(state)}")
 
 
 def _report(data: PairedData, out: Path | None) -> None:
     print(data.title)
     for split in data.splits():
         views = " + ".join("x".join(str(n) for n in shape) for shape in (split.view1_shape, split.view2_shape))
-        _say(f"  {split.name:<12}{split.n_pairs:>7,} pairs, values {views}")
+        _say(f"  {split.name:<12}{split.n_pairs:>7,} pair{'s'[:split.n_pairs != 1]}, values {views}")
     facts = {"note": data.note, "source": data.source, "licence": data.licence, "fingerprint": data.fingerprint[:12],
              "file": f"{out} ({out.stat().st_size / 1e6:,.1f} MB)" if out is not None else ""}
     for key, value in facts.items():

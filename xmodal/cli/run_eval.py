@@ -2,8 +2,8 @@
 
   python run_eval.py --model models/x.py --data mine.npz
       view 1 asks, view 2 answers: hit rates in percent, ranks, MRR (1 is best)
-  python run_eval.py --model models/x.py --data mine.npz --V2_to_V1
-      the other direction
+  python run_eval.py --run runs/x --V2_to_V1
+      the run by its folder, which knows its data; the other direction
   python run_eval.py --model models/x.py --data mine.npz --ci --linear_cca
       with 95 % intervals, and linear CCA of the raw views to compare with
   python run_eval.py --model models/x.py --data mine.npz --html report.html
@@ -45,6 +45,8 @@ from xmodal.cli.common import (
     command_parser,
     describe_data,
     load_run_data,
+    name_of_part,
+    parse_run,
     pick_device,
     run_command,
     run_folder,
@@ -60,6 +62,7 @@ from xmodal.cli.drawing import (
     write_pictures,
 )
 from xmodal.cli.page import check_html, write_page
+from xmodal.cli.program import as_typed
 from xmodal.data import PairedData
 from xmodal.distributed import rank
 from xmodal.errors import CheckpointError, DataError
@@ -97,18 +100,19 @@ from xmodal.runs import load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = make_parser().parse_args(argv)
+    args = parse_run(make_parser(), argv)
     return run_command(lambda: run_eval(args), args.debug, together=True)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
-    add_run_options(parser)
+    add_run_options(parser, trained=True)
     parser.add_argument("--V2_to_V1", action="store_true", help="print the other direction: view 2 asks for view 1")
     parser.add_argument("--split", default="test", metavar="NAME",
                         help="test (default), valid, train, or a further test split such as test_timbre")
     parser.add_argument("--n_test", type=int, metavar="N", help="evaluate on the first N pairs only")
-    parser.add_argument("--estimate_UV", action="store_true", help="use the projection that refine_cca.py estimated")
+    parser.add_argument("--estimate_UV", action="store_true",
+                        help=as_typed("use the projection that refine_cca.py estimated"))
     parser.add_argument("--ci", action="store_true", help="add bootstrap 95 %% intervals over queries")
     parser.add_argument("--seed", type=seed_number, default=23,
                         help="of what is drawn at random, such as the bootstrap (default: 23)")
@@ -172,14 +176,15 @@ def run_eval(args: argparse.Namespace) -> int:
     if verified is not None:
         pictures.append(draw_roc(verified.judged))
     pictures += draw_precision_recall(metrics)
-    kept = {**_still_true(run, _metrics_file(args), metrics), **metrics}
+    metrics_file = f"{name_of_part(args, 'metrics')}.json"
+    kept = {**_still_true(run, metrics_file, metrics), **metrics}
     _print_report(args, run, data, kept if args.json else metrics)
     if rank() == 0:
         if args.html is not None:
             write_page(args, run, model, data, embedded, metrics, about, device, precision)
         write_pictures(args, run, pictures)
-        run.write_json(_metrics_file(args), kept)  # last: a run that can't be written to can still be read about
-        if _metrics_file(args) == RunFolder.METRICS:
+        run.write_json(metrics_file, kept)  # last: a run that can't be written to can still be read about
+        if metrics_file == RunFolder.METRICS:
             write_card(run, model)
     return 0
 
@@ -215,7 +220,7 @@ def _print_report(args: argparse.Namespace, run: RunFolder, data: PairedData, me
         print(to_json(metrics), end="")
         return
     direction = "V2_to_V1" if args.V2_to_V1 else "V1_to_V2"
-    title = f"{run.path.name} on {data.title}, {args.split} pairs, {direction}"
+    title = f"{run.path.resolve().name} on {data.title}, {args.split} pairs, {direction}"
     print(describe_data(data), "", evaluation_block(metrics, direction, title), sep="\n")
     if args.linear_cca:
         print(baseline_line("Linear CCA of the raw views", metrics["linear_cca"], direction))
@@ -252,10 +257,3 @@ def _still_true(run: RunFolder, name: str, metrics: Mapping[str, Any]) -> Mappin
         return {}
     new = json.loads(to_json(metrics))  # as it reads back
     return old if all(old.get(key) == new[key] for key in ("weights", "fingerprint", "split", "n_pairs")) else {}
-
-
-def _metrics_file(args: argparse.Namespace) -> str:
-    """``metrics.json`` is for all test pairs; anything else has a name that says so."""
-    parts = ["metrics", *([] if args.split == "test" else [args.split]),
-             *([f"n{args.n_test}"] if args.n_test is not None else []), *(["est_UV"] if args.estimate_UV else [])]
-    return "_".join(parts) + ".json"

@@ -32,6 +32,7 @@ from rich.console import Console
 
 from xmodal.checkpoint import environment, to_json
 from xmodal.cli.common import add_run_options, command_parser, pick_device, run_command, run_folder, seed_number
+from xmodal.cli.program import as_typed
 from xmodal.cli.trials import TrialDisplay, TrialTable, opening, summary
 from xmodal.config import Experiment, load_experiment, parse_override
 from xmodal.data import PairedData, load_data
@@ -212,7 +213,7 @@ def _result(args: argparse.Namespace, search: Search, trials: Sequence[Trial], b
 
 def _command(args: argparse.Namespace, search: Search, best: Trial) -> list[str]:
     """What trains the best trial again, as it was trained first, in a run folder."""
-    command = ["python", "run_train.py", "--model", args.model, "--data", args.data]
+    command = [*as_typed("python run_train.py").split(), "--model", args.model, "--data", args.data]
     command += ["--views", *args.views] if args.views else []
     command += ["--runs", str(args.runs)] if str(args.runs) != "runs" else []
     command += ["--device", args.device] if args.device != "auto" else []

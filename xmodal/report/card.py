@@ -138,7 +138,7 @@ def _epochs(log: Sequence[Mapping[str, Any]]) -> str:
 
 def _results(about: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> list[str]:
     if metrics is None:
-        return ["Not evaluated on test pairs yet: `run_eval.py` does, and writes the results here."]
+        return ["Not evaluated on test pairs yet: `xmodal eval` does, and writes the results here."]
     data, heads = about["data"], ("R@1", "R@5", "R@10", "R@25", "median rank", "MRR")
     table = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for direction in DIRECTIONS:
@@ -200,7 +200,7 @@ def _limits(about: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     unseen = [split for split in pairs if split.startswith("test_")]
     if unseen:
         lines.append(f"These results leave out the further test pairs {', '.join(map(markdown, unseen))}.")
-    lines += ["One training with one seed; others differ (`run_compare.py` shows by how much).",
+    lines += ["One training with one seed; others differ (`xmodal compare` shows by how much).",
               "Items from elsewhere than these data, other languages, other devices, or the fairness of what is found "
               "were not evaluated."]
     if about["config"].get("precision") == "bf16":

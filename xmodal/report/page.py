@@ -154,7 +154,7 @@ def render(page: PageContent) -> str:
                 ("again", "Doing it again", _again(page))]
     return document(page.title, _header(page, [(name, title) for name, title, _ in sections]),
                     element("main", *(section(name, title, content) for name, title, content in sections)),
-                    element("footer", paragraph("Made by run_eval.py of xmodal. Nothing on this page is loaded from "
+                    element("footer", paragraph("Made by xmodal eval. Nothing on this page is loaded from "
                                                 "anywhere else.")))
 
 
