@@ -86,8 +86,11 @@ class Triplet(InBatch):
         self.margin, self.negatives, self.warm_up = margin, negatives, warm_up
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._at_plateau = 0
+        self._share = 1.0  # of the hardest, in this step
 
     def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
+        warming = self.negatives == "hardest" and self.warm_up > 0
+        self._share = min(1.0, float(self.steps) / self.warm_up) if warming else 1.0
         loss = super().forward(embedded, pairs)
         if self.training and torch.is_grad_enabled():
             self.steps += 1
@@ -105,7 +108,7 @@ class Triplet(InBatch):
         partner = _distance(compared.positives)
         picked = nearest_negative(compared) if self.negatives == "hardest" else _semi_hard_negative(compared)
         total = (self.margin + partner.squeeze(1) - _distance(picked)).relu().sum()
-        share = min(1.0, float(self.steps) / self.warm_up) if self.negatives == "hardest" and self.warm_up else 1.0
+        share = self._share  # not of `steps`: a block is computed anew when these have gone on
         if share < 1.0:
             every = (self.margin + partner - _distance(compared.negatives(-torch.inf))).relu()
             mean = every.sum() / compared.count_negatives().clamp(min=1) * len(picked)
