@@ -249,6 +249,22 @@ def test_the_hardest_negatives_come_in_by_and_by():
     assert float(objective(embedded).detach()) == pytest.approx(hardest) and int(objective.steps) == 6
 
 
+def test_blocks_that_are_computed_anew_belong_to_the_step_that_they_are_of(monkeypatch):
+    """The last step of the warm-up has the mean in it; when its gradients are asked for, that step is over."""
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        embedded, objective = embeddings(40, seed=4), Triplet(0.3, "hardest", warm_up=2)
+        objective.steps += 1
+        loss = objective(embedded)
+        loss.backward()
+        return loss.detach(), embedded.view1.grad
+
+    whole = run()
+    monkeypatch.setattr(matching, "WHOLE", 16)
+    monkeypatch.setattr(matching, "ROWS", 7)
+    for one, other in zip(whole, run(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_first_step_of_the_warm_up_is_the_mean_over_all_negatives():
     embedded, pairs = embeddings(9, seed=1), table(9, 4, 6, 1)
     s, negatives = cosines(embedded), negatives_of(9, pairs)
@@ -560,6 +576,14 @@ def test_noise_needs_a_model_that_passes_it_on():
         objective(plain(x, y))
     objective.eval()
     assert objective(plain(x, y)).isfinite()  # validation has no noise
+
+
+def test_noise_passes_labels_on():
+    labels, embedded, base = torch.arange(8) % 3, embeddings(8), NeighbourhoodComponents()
+    for objective in (NoiseRegularised(base).eval(), WeightedSum([(1.0, NoiseRegularised(base))]).eval()):
+        assert objective.uses_labels
+        assert torch.equal(objective(embedded, None, labels), base(embedded, None, labels))
+    assert not NoiseRegularised(TraceNorm()).uses_labels
 
 
 @pytest.mark.parametrize("make", [

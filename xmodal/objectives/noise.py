@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from xmodal.errors import ExperimentError
 from xmodal.layers import Embedded
 from xmodal.linalg import cholesky, whitened_cross_covariance
+from xmodal.objectives.weighted import loss_of, uses_labels
 
 _NAMES = ("items", "noise", "tower", "noise_tower")
 
@@ -31,8 +32,13 @@ class NoiseRegularised(nn.Module):
             raise ExperimentError(f"NoiseRegularised: weight must not be negative and r above 0, got {weight} and {r}")
         self.base, self.weight, self.r = base, weight, r
 
-    def forward(self, embedded: Embedded, pairs: Tensor | None = None) -> Tensor:
-        loss: Tensor = self.base(embedded, pairs)
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the base asks for classes."""
+        return uses_labels(self.base)
+
+    def forward(self, embedded: Embedded, pairs: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        loss = loss_of(self.base, embedded, pairs, labels)
         if not (self.training and torch.is_grad_enabled()):
             return loss
         for view in (1, 2):
