@@ -300,7 +300,9 @@ def test_bytes_of_any_dtype_are_read(dtype):
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: text_tower((3, 4), [2], 2), "needs items of shape"), (lambda: text_tower((4,), [2], 2, width=2), "odd"),
     (lambda: text_tower((4,), [2], 2)(torch.full((2, 4), 256.0)), "needs bytes"),
-    (lambda: text_tower((4,), [2], 2)(torch.full((2, 4), -1.0)), "needs bytes")])
+    (lambda: text_tower((4,), [2], 2)(torch.full((2, 4), -1.0)), "needs bytes"),
+    (lambda: text_tower((4,), [2], 2)(torch.rand(2, 4) * 0.9 + 0.05), "needs bytes"),  # such as TF-IDF
+    (lambda: text_tower((4,), [2], 2)(torch.tensor([[1.0, 2.0, torch.nan, 0.0]])), "needs bytes")])
 def test_what_is_no_text(make, message):
     with pytest.raises(ExperimentError, match=message):
         make()

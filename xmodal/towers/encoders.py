@@ -163,8 +163,8 @@ class Characters(nn.Module):
         Raises:
             ExperimentError: other numbers, as features are.
         """
-        codes = codes.long()
-        if codes.numel() and not (codes.min() >= 0 and codes.max() < 256):
+        given, codes = codes, codes.long()
+        if codes.numel() and not (codes.min() >= 0 and codes.max() < 256 and torch.equal(codes.to(given.dtype), given)):
             raise ExperimentError("Characters needs bytes, numbers from 0 to 255: give the data's view codes (--views)")
         vectors: Tensor = self.vectors(codes)
         return vectors.mT
