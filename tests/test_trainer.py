@@ -24,6 +24,7 @@ from xmodal.networks import CorrNet, TwoTower, compiled_towers
 from xmodal.objectives import CorrNetObjective, PairwiseRanking, TraceNorm
 from xmodal.towers import mlp, tied_decoder
 from xmodal.trainer import Silent, check_experiment, fit, make_optimizer
+from xmodal.trainer.validation import probe
 
 CONFIG = TrainConfig(dim_latent=5, batch_size=50, learning_rate=5e-3, max_epochs=6, patience=3, refinement_steps=1,
                      alpha="auto")
@@ -175,6 +176,31 @@ def test_lowering_max_epochs_ends_at_once(correlated_pairs, tmp_path):
     result = fit(small_model(), TraceNorm(), correlated_pairs, dataclasses.replace(CONFIG, max_epochs=2), run=run,
                  resume=True)
     assert result.finished == "max_epochs" and len(result.log) == 3
+    assert run.load_resume()["progress"]["finished"] == "max_epochs"  # for whoever begins from it
+
+
+@pytest.mark.parametrize("when", ["batch", "epoch"])
+def test_a_signal_in_the_last_moment_is_told_of_a_training_that_is_finished(correlated_pairs, when):
+    class Late(Silent):
+        def batch(self, epoch, done, total, loss):
+            if when == "batch" and (epoch, done) == (2, total):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def epoch(self, line):
+            if when == "epoch" and line["epoch"] == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    config = dataclasses.replace(CONFIG, max_epochs=2)
+    result = fit(small_model(), TraceNorm(), correlated_pairs, config, display=Late())
+    assert (result.finished, result.signal, len(result.log)) == ("max_epochs", signal.SIGINT, 2)
+
+
+def test_training_metrics_are_of_pairs_alone_however_many_there_are_to_validate(captioned_pictures):
+    train, n = captioned_pictures.train, captioned_pictures.train.n_pairs
+    for count in (n - 1, n):
+        data = dataclasses.replace(captioned_pictures, valid=train.select(torch.arange(count), "valid"))
+        sample = probe(data)
+        assert sample.n_pairs == count and len(sample.view2) == len(sample.pairs[:, 1].unique()) < len(train.view2)
 
 
 @pytest.mark.parametrize("damage", [{"log": 5}, {"epoch": "a"}, {"learning_rate": None}, {"unknown": 1}])

@@ -368,6 +368,27 @@ def test_a_signal_within_training_ends_the_search(search, monkeypatch):
     assert search.folder.trials(search.experiment.search) == []
 
 
+@pytest.mark.parametrize(("seeds", "kept"), [(1, 1), (2, 0)])
+def test_a_signal_in_a_training_s_last_moment_ends_the_search_too(search, monkeypatch, seeds, kept):
+    """A trial that is done then counts; one whose other seeds are not trained yet is begun again."""
+    validate = trainer_loop._Training._validate
+
+    def last(self):
+        line = validate(self)
+        if self.progress.epoch + 1 == self.config.max_epochs:
+            signal.raise_signal(signal.SIGINT)
+        return line
+
+    monkeypatch.setattr(trainer_loop._Training, "_validate", last)
+    search = dataclasses.replace(search, seeds=seeds)
+    with pytest.raises(Stopped) as stopped:
+        run(search, 3)
+    trials = search.folder.trials(search.experiment.search)
+    assert stopped.value.number == signal.SIGINT and [trial.state for trial in trials] == ["done"] * kept
+    monkeypatch.undo()
+    assert [trial.state for trial in run(search, 2)] == ["done"] * 2
+
+
 def test_without_test_there_is_no_test_split(captioned_pictures):
     data = without_test(captioned_pictures)
     assert data.test is data.valid and data.further == () and data.train is captioned_pictures.train

@@ -136,7 +136,7 @@ def train(args: argparse.Namespace) -> int:
                      display=events or display_for(sys.stdout), start=experiment.start)
         if events is not None:
             events.finish()
-        if run is not None and rank() == 0 and result.signal is None:
+        if run is not None and rank() == 0 and not _interrupted(result):
             write_card(run, model)
         wait_for_all()
     return _conclude(result, run, experiment.config)
@@ -201,8 +201,13 @@ def describe_run(experiment: Experiment, data: PairedData, args: argparse.Namesp
     }
 
 
+def _interrupted(result: FitResult) -> bool:
+    """Whether a signal ended a training that would have gone on."""
+    return result.finished.startswith("interrupted")
+
+
 def _conclude(result: FitResult, run: RunFolder | None, config: TrainConfig) -> int:
-    if result.signal is not None and result.finished.startswith("interrupted"):
+    if result.signal is not None and _interrupted(result):
         print(f"stopped after epoch {len(result.log)}" + ("; --resume continues" if run is not None else ""))
         return 128 + result.signal
     if result.finished == "closed form":

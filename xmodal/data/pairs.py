@@ -141,7 +141,7 @@ class PairSplit:
         return dataclasses.replace(self, pairs=torch.stack([rows % n1, rows % n2], dim=1))
 
     def take(self, n: int) -> PairSplit:
-        """The first ``n`` pairs (all, if there are fewer); items that no kept pair names are dropped.
+        """The first ``n`` pairs, without the items that none of them names; if there are no more, all of the split.
 
         Raises:
             DataError: ``n`` is less than 1.

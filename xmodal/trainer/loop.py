@@ -137,7 +137,7 @@ class _Training:
                   kept_in_eval(self.frozen)):
                 if not (progress.finished or progress.epoch or progress.batch):
                     self._first_statistics()
-                while not progress.finished and not self._stopping():
+                while not self._stopping() and not progress.finished:  # in this order: it may have come late
                     self._train_epoch()
                     if progress.batch == self.n_batches:
                         self._end_epoch()
@@ -350,6 +350,8 @@ class _Training:
                 self.folder.write_log(self.progress.log)
             if self.best:
                 self._write_best()
+            if self.progress.finished and not state["progress"]["finished"]:  # max_epochs was lowered
+                self._save()
         except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise damaged(run, error) from error
         if self.folder is not None and not self.progress.finished:

@@ -21,8 +21,8 @@ TRAIN_PROBE = 2000
 
 
 def probe(data: PairedData) -> PairSplit:
-    """The training pairs that training metrics are computed on."""
-    return data.train.take(min(TRAIN_PROBE, len(data.valid), len(data.train)))
+    """The training pairs that training metrics are computed on; items without a partner are not among them."""
+    return data.train.select(torch.arange(min(TRAIN_PROBE, len(data.valid), len(data.train))))
 
 
 def retrieval_line(train: Mapping[str, Any], valid: Mapping[str, Any]) -> dict[str, float]:

@@ -69,6 +69,7 @@ class Search:
     device: torch.device
     seeds: int = 1
     display: Display = dataclasses.field(default_factory=Silent)
+    _asked: list[int] = dataclasses.field(default_factory=list, init=False, repr=False)  # signals not heeded yet
 
     def run(self, trials: list[Trial], total: int, ended: Callable[[Trial], None]) -> None:
         """Tries until ``trials``, which the folder holds, have become ``total``; calls ``ended`` with each new one.
@@ -79,6 +80,7 @@ class Search:
         Raises:
             Stopped: a signal asked for it. The trial that was running is forgotten, and begun again next time.
         """
+        self._asked.clear()
         attempts = trials.pop().attempts if trials and trials[-1].state == "running" else 0
         try:
             with on_stop_signals(_stop):
@@ -88,6 +90,8 @@ class Search:
                     trials.append(trial)
                     self.folder.write(trials)
                     ended(trial)
+                    if self._asked:  # when it was as good as done
+                        raise Stopped(self._asked[0])
         except Stopped:
             self.folder.write(trials)
             raise
@@ -137,8 +141,9 @@ class Search:
         watching.last_epoch = experiment.config.max_epochs if objective is not None else 1
         result = fit(model, objective, self.data, experiment.config, seed=seed, device=self.device,
                      display=watching if repeat == 0 else self.display, start=experiment.start)
-        if result.signal is not None and result.finished.startswith("interrupted"):
+        if result.signal is not None and (result.finished.startswith("interrupted") or repeat + 1 < self.seeds):
             raise Stopped(result.signal)
+        self._asked.extend([] if result.signal is None else [result.signal])
         return result
 
 
