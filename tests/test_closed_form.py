@@ -274,6 +274,19 @@ def test_settings_that_do_nothing_are_refused(capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("method", ["LinearCCA", "PLS"])
+def test_more_dimensions_than_items_are_told_before_anything_is_written(method, capsys):
+    rng = np.random.default_rng(0)
+    np.savez("few.npz", **{f"{split}_view{view}": rng.normal(size=(20, 64)) for split in ("train", "valid", "test")
+                           for view in (1, 2)})
+    Path("few.py").write_text(Path(CCA).read_text().replace("LinearCCA", method).replace(
+        ", r1=CONFIG.r1, r2=CONFIG.r2", "" if method == "PLS" else ", r1=CONFIG.r1, r2=CONFIG.r2"))
+    arguments = ["--model", "few.py", "--data", "few.npz", "--set"]
+    assert run_train.main([*arguments, "dim_latent=21"]) == 2
+    assert "n_components must be a whole number from 1 to 20" in failure(capsys) and not Path("runs").exists()
+    assert run_train.main([*arguments, "dim_latent=20"]) == 0
+
+
 def test_show_architecture_and_no_dump(capsys):
     assert run_train.main(["--model", KCCA, "--data", "digits", "--no_dump", "--show_architecture"]) == 0
     assert "KernelCCA(n_components=24" in capsys.readouterr().out and not Path("runs").exists()

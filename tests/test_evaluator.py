@@ -13,6 +13,7 @@ from xmodal.errors import NumericalError
 from xmodal.evaluator import embed, evaluate, linear_cca_baseline, write_embeddings
 from xmodal.evaluator.partners import partner_labels
 from xmodal.layers import CCALayer, LearnedProjection
+from xmodal.linear.cca import sides
 from xmodal.metrics import retrieval_metrics
 from xmodal.networks import TwoTower
 from xmodal.towers import mlp
@@ -142,6 +143,16 @@ def test_linear_cca_baseline_is_fitted_on_training_pairs_only(correlated_pairs):
     assert len(baseline.correlations_) == 9
     changed = dataclasses.replace(correlated_pairs, test=correlated_pairs.valid)
     assert np.array_equal(linear_cca_baseline(changed, 50).correlations_, baseline.correlations_)
+
+
+def test_the_baseline_has_as_many_dimensions_as_the_training_pairs_allow(correlated_pairs, captioned_pictures):
+    few = dataclasses.replace(correlated_pairs, train=correlated_pairs.train.take(6))
+    assert len(linear_cca_baseline(few, 50).correlations_) == 6
+    train = captioned_pictures.train.select(torch.arange(5))
+    alone = dataclasses.replace(train, view1=torch.cat([train.view1, train.view1 + 1]))
+    data = dataclasses.replace(captioned_pictures, train=alone)
+    assert len(linear_cca_baseline(data, 50).correlations_) == 5
+    assert sides(alone, "auto") == (min(12, 5 + len(alone.view1) - len(train.view1)), 5) and sides(alone, 0) == (5, 5)
 
 
 def test_written_embeddings_are_those_in_memory(captioned_pictures, tmp_path):

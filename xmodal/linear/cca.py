@@ -1,6 +1,7 @@
 """Linear CCA of any number of pairs."""
 from __future__ import annotations
 
+import math
 import warnings
 from numbers import Integral, Real
 from typing import Literal
@@ -8,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from xmodal.data import PairSplit
 from xmodal.errors import DataError
 from xmodal.linalg import EXACT, cca_solution, fix_signs
 from xmodal.linear.closed_form import ClosedForm
@@ -82,6 +84,21 @@ def components(wanted: int | None, S12: Tensor) -> int:
         raise DataError(f"n_components must be a whole number from 1 to {most} (the columns, or items, of the smaller "
                         f"view); got {wanted}")
     return int(wanted)
+
+
+def sides(split: PairSplit, unpaired_weight: float | Literal["auto"]) -> tuple[int, int]:
+    """How many directions each view of a split has: its columns, or its rows where these are fewer.
+
+    Args:
+        split: what is to be fitted to.
+        unpaired_weight: of items without a partner, which are no rows with 0.
+    """
+    table = split.pair_table()
+    alone = [len(view) - len(table[:, i].unique()) for i, view in enumerate((split.view1, split.view2))]
+    columns = (math.prod(view.shape[1:]) for view in (split.view1, split.view2))
+    one, two = (min(width, len(table) + (n if unpaired_weight != 0 else 0))
+                for width, n in zip(columns, alone, strict=True))
+    return one, two
 
 
 def mean_deviation(view: ViewStatistics) -> float:

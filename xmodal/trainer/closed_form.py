@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 import warnings
 from typing import Any
@@ -15,7 +14,7 @@ from xmodal.data import PairedData, n_batches
 from xmodal.errors import CheckpointError, ExperimentError
 from xmodal.evaluator import embed
 from xmodal.linear import PLS, ClosedForm, LinearCCA
-from xmodal.linear.cca import components
+from xmodal.linear.cca import components, sides
 from xmodal.linear.closed_form import FIT_BATCH
 from xmodal.metrics import PRIMARY, retrieval_metrics
 from xmodal.trainer.display import Display
@@ -80,8 +79,7 @@ def check_closed_form(model: ClosedForm, objective: object, data: PairedData) ->
             warnings.simplefilter("ignore")  # few pairs for any method
             trial = clone(model).set_params(device="cpu")
             if isinstance(model, LinearCCA | PLS):  # how many a kernel allows only all pairs can tell
-                components(model.n_components, torch.empty(math.prod(data.view1_shape), math.prod(data.view2_shape),
-                                                           device="meta"))
+                components(model.n_components, torch.empty(sides(data.train, model.unpaired_weight), device="meta"))
             if "n_components" in trial.get_params():
                 trial.set_params(n_components=None)
             trial.fit_split(few)
