@@ -239,6 +239,57 @@ def test_a_package_that_is_missing_or_damaged_is_named(which, packages, tmp_path
     assert "is damaged" in capsys.readouterr().err and not list(tmp_path.glob("*.h5"))
 
 
+ENTRY = [{"label": "x", "hexcode": "1F600", "group": 5, "subgroup": 10}]
+GROUPS = {"groups": {"5": "things"}, "subgroups": {"10": "kind"}}
+
+
+@pytest.mark.parametrize(("files", "said"), [
+    ({"en/data.json": b"[{"}, "en/data.json is not what it should be (JSONDecodeError"),
+    ({"en/data.json": b"[1]"}, "en/data.json is not what it should be (TypeError"),
+    ({"en/data.json": b'[{"label": "x"}]'}, "en/data.json is not what it should be (KeyError: 'hexcode')"),
+    ({"en/data.json": b"{}", "meta/groups.json": b"{"}, "meta/groups.json is not what it should be (JSONDecodeError"),
+    ({"en/data.json": json.dumps(ENTRY).encode(), "meta/groups.json": b"[]"}, "meta/groups.json is not what"),
+    ({"en/data.json": json.dumps(ENTRY).encode(), "meta/groups.json": b'{"groups": {"5": "things"}}'},
+     "meta/groups.json is not what it should be (KeyError: 'subgroups')"),
+    ({"en/data.json": b"[]"}, "holds no file meta/groups.json"),
+    ({"de/data.json": b"[]"}, "has no language 'en'; it has de"), ({"x": b""}, "has no language 'en'; it has none"),
+    ({"en/data.json": b"[]", "meta/groups.json": b"{}"}, "hold no picture of an emoji that has a text"),
+    ({"en/data.json": json.dumps(ENTRY).encode(), "meta/groups.json": json.dumps(GROUPS).encode()},
+     "hold no picture of an emoji that has a text"),
+], ids=range(11))
+def test_emoji_that_are_not_as_they_should_be_are_one_line(files, said, tmp_path, capsys):
+    pack(tmp_path, emoji.PACKAGES["names"], files)
+    for artist in emoji.ARTISTS:
+        pack(tmp_path, emoji.PACKAGES[artist], {"x": b"x"})
+    assert main(["emoji", "--image_features", "hog", "--data_dir", str(tmp_path), "--source", str(tmp_path)]) == 2
+    assert_one_line(capsys, said)
+
+
+@pytest.mark.parametrize(("tabler", "mdi", "said"), [
+    (b"{]", b"[]", "icons.json is not what it should be (JSONDecodeError"),
+    (b"[]", b"[]", "icons.json is not what it should be (AttributeError"),
+    (b'{"a": {}}', b"[]", "icons.json is not what it should be (KeyError: 'styles')"),
+    (b"{}", b"[" * 100_000, "meta.json is not what it should be (RecursionError"),
+    (b"{}", b'{"a": 1}', "meta.json is not what it should be (TypeError"),
+    (b"{}", b'[{"name": "a", "aliases": [1], "tags": []}]', "meta.json is not what it should be (AttributeError"),
+    (b"{}", b'[{"name": "a", "aliases": [], "tags": [1]}]', "meta.json is not what it should be (TypeError"),
+    (b"{}", b"[]", "hold no icon that can be used"),
+    (b"{}", b'[{"name": "b", "aliases": [], "tags": ["no file"]}]', "hold no icon that can be used"),
+], ids=range(9))
+@pytest.mark.parametrize("zero_shot", [(), ("--zero_shot",)], ids=["", "zero_shot"])
+def test_icons_that_are_not_as_they_should_be_are_one_line(tabler, mdi, said, zero_shot, tmp_path, capsys):
+    pack(tmp_path, icons.PACKAGES["tabler"], {"icons.json": tabler})
+    pack(tmp_path, icons.PACKAGES["mdi"], {"meta.json": mdi, "svg/a.svg": drawing(0)})
+    assert main(["icons", "--image_features", "hog", "--data_dir", str(tmp_path), "--source", str(tmp_path),
+                 *zero_shot]) == 2
+    assert_one_line(capsys, said)
+
+
+def assert_one_line(capsys: pytest.CaptureFixture[str], said: str) -> None:
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
 # the parts
 
 def test_pictures_are_encoded_in_batches_and_their_speed_is_said():

@@ -91,6 +91,27 @@ def test_names_that_look_like_paths_elsewhere_are_names_and_nothing_is_written(t
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_content_is_json_and_what_is_wrong_in_it_is_damage(tmp_path):
+    pack(tmp_path, files={"a.json": b'{"b": [1]}', "cut.json": b"[{", "deep.json": b"[" * 100_000,
+                          "latin.json": b'"\xe4"'})
+    with npm_package("toys@1.0.0", source=tmp_path) as package:
+        with package.content("a.json") as content:
+            assert content == {"b": [1]}
+        for path in ("cut.json", "deep.json", "latin.json"):
+            with pytest.raises(DataError, match=rf"toys@1\.0\.0 is damaged: {path} is not what it should be \("), \
+                    package.content(path):
+                pass
+        for wrong in (lambda found: found["c"], lambda found: found["b"][1], lambda found: found + 1,
+                      lambda found: found.name):
+            with pytest.raises(DataError, match=r"a\.json is not what it should be"), \
+                    package.content("a.json") as content:
+                wrong(content)
+        with pytest.raises(DataError, match=r"holds no file z\.json"), package.content("z.json"):
+            pass
+        with pytest.raises(DataError, match=r"^mine$"), package.content("a.json"):
+            raise DataError("mine")
+
+
 def test_links_folders_and_devices_are_no_files(tmp_path):
     with tarfile.open(tmp_path / "toys-1.0.0.tgz", "w:gz") as archive:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):

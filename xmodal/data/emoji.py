@@ -1,12 +1,12 @@
 """``emoji``: what three artists drew for each emoji, and what it is called in 28 languages."""
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -110,6 +110,8 @@ def _read_pictures(packages: Mapping[str, Package], emoji: Sequence[Emoji]
                             partial(packed_picture, package=package.name))
         for (row, _), picture in zip(drawn, pictures, strict=True):
             found.setdefault((row, picture.tobytes()), (f"{emoji[row].code} {artist}", picture))
+    if not found:
+        raise DataError(f"{', '.join(PACKAGES.values())} hold no picture of an emoji that has a text in every language")
     order = sorted(found, key=lambda key: key[0])  # stable: artists in their order
     pairs = np.array([(i, row) for i, (row, _) in enumerate(order)], dtype=np.int64)
     return [found[key][0] for key in order], [found[key][1] for key in order], pairs
@@ -135,23 +137,26 @@ def read_emoji(names: Package, languages: Sequence[str] | None = None) -> list[E
         languages: some of its languages; None is all of them, English first.
 
     Raises:
-        DataError: the package has no such language.
+        DataError: the package has no such language, or is damaged.
     """
     known = [name.split("/")[0] for name in names.names(end="/data.json")]
-    languages = languages or sorted(known, key=lambda language: (language != _BASE, language))
+    languages = languages or [_BASE, *sorted({*known} - {_BASE})]
     if unknown := [language for language in languages if language not in known]:
-        raise DataError(f"{names.name} has no language {unknown[0]!r}; it has {', '.join(known)}")
-    tables = {language: json.loads(names.read(f"{language}/data.json")) for language in languages}
-    meta = json.loads(names.read("meta/groups.json"))
-    texts = {language: {entry["hexcode"]: _text(entry) for entry in table} for language, table in tables.items()}
+        raise DataError(f"{names.name} has no language {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    tables: dict[str, Any] = {}
+    texts: dict[str, dict[str, str]] = {}
+    for language in languages:
+        with names.content(f"{language}/data.json") as tables[language]:
+            texts[language] = {entry["hexcode"]: _text(entry) for entry in tables[language]}
     emoji = []
-    for entry in tables[languages[0]]:
-        group = meta["groups"].get(str(entry.get("group")))
-        if group is None or group in _LEFT_OUT:
-            continue
-        said = {language: texts[language].get(entry["hexcode"], "") for language in languages}
-        if all(said.values()):
-            emoji.append(Emoji(_code(entry["hexcode"]), meta["subgroups"][str(entry["subgroup"])], said))
+    with names.content("meta/groups.json") as meta:
+        for entry in tables[languages[0]]:
+            group = meta["groups"].get(str(entry.get("group")))
+            if group is None or group in _LEFT_OUT:
+                continue
+            said = {language: texts[language].get(entry["hexcode"], "") for language in languages}
+            if all(said.values()):
+                emoji.append(Emoji(_code(entry["hexcode"]), str(meta["subgroups"][str(entry["subgroup"])]), said))
     return emoji
 
 

@@ -1,7 +1,6 @@
 """``icons``: the icons of Tabler and of Material Design, and what they are called."""
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from xmodal.data.image_text import (
 from xmodal.data.npm import Package, npm_packages
 from xmodal.data.pairs import FURTHER
 from xmodal.data.splitting import SPLIT_SEED, split_groups
+from xmodal.errors import DataError
 from xmodal.features.choices import image_encoders, text_encoders
 from xmodal.features.texts import Codes
 
@@ -116,30 +116,34 @@ def _read_pictures(packages: Mapping[str, Package], icons: Sequence[Icon]
             pairs.append((len(ids), len(kept) - 1))
             ids.append(f"{key} {icon.name}{f' {style}' if style else ''}")
             pictures.append(picture)
-    return kept, ids, pictures, np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    if not kept:
+        raise DataError(f"{', '.join(PACKAGES.values())} hold no icon that can be used")
+    return kept, ids, pictures, np.array(pairs, dtype=np.int64)
 
 
 def read_tabler(package: Package) -> list[Icon]:
     """The icons of ``@tabler/icons``: outlined, and for some filled, too."""
     icons = []
-    for name, about in json.loads(package.read("icons.json")).items():
-        files = {style: f"icons/{style}/{name}.svg" for style in about["styles"]}
-        files = {style: file for style, file in files.items() if file in package}
-        if files:
-            text = ", ".join(dict.fromkeys([name.replace("-", " "), *map(str, about["tags"])]))
-            icons.append(Icon("tabler", name, str(about.get("category") or ""), text, files))
+    with package.content("icons.json") as content:
+        for name, about in content.items():
+            files = {style: f"icons/{style}/{name}.svg" for style in about["styles"]}
+            files = {style: file for style, file in files.items() if file in package}
+            if files:
+                text = ", ".join(dict.fromkeys([name.replace("-", " "), *map(str, about["tags"])]))
+                icons.append(Icon("tabler", name, str(about.get("category") or ""), text, files))
     return icons
 
 
 def read_mdi(package: Package) -> list[Icon]:
     """The icons of ``@mdi/svg`` that are not about to be removed."""
     icons = []
-    for about in json.loads(package.read("meta.json")):
-        file = f"svg/{about['name']}.svg"
-        if about.get("deprecated") or file not in package:
-            continue
-        words: list[Any] = [about["name"].replace("-", " "), *(alias.replace("-", " ") for alias in about["aliases"]),
-                            *about["tags"]]
-        icons.append(Icon("mdi", about["name"], (about["tags"] or [""])[0], ", ".join(dict.fromkeys(words)),
-                          {"": file}))
+    with package.content("meta.json") as content:
+        for about in content:
+            file = f"svg/{about['name']}.svg"
+            if about.get("deprecated") or file not in package:
+                continue
+            words: list[Any] = [about["name"].replace("-", " "),
+                                *(alias.replace("-", " ") for alias in about["aliases"]), *about["tags"]]
+            icons.append(Icon("mdi", about["name"], (about["tags"] or [""])[0], ", ".join(dict.fromkeys(words)),
+                              {"": file}))
     return icons

