@@ -588,3 +588,19 @@ def test_numbers_beyond_float32_are_called_so(stream, tmp_path):
     write_arrays(tmp_path / "a.h5", arrays, {})
     with pytest.raises(DataError, match=r"train view2 has values up to 1e\+39 in 1 row of 3 \(row 1\), which float32"):
         read_h5(tmp_path / "a.h5", stream=stream).train.view2.gather(torch.arange(3))
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\0", "\ud83d"])
+@pytest.mark.parametrize("where", ["train_ids", "valid_caption1", "test_caption2", "note"])
+def test_texts_that_hdf5_cant_store_are_told(text, where, tmp_path):
+    data = toy()
+    split, _, key = where.rpartition("_")
+    if split:
+        part = data.split(split)
+        texts = [*getattr(part, key)[:-1], text]
+        data = dataclasses.replace(data, **{split: dataclasses.replace(part, **{key: texts})})
+    else:
+        data = dataclasses.replace(data, note=text)
+    with pytest.raises(DataError, match=f"{where}: HDF5 can't store '.*'; take NUL characters and halves of") as caught:
+        write_h5(data, tmp_path / "a.h5")
+    assert one_line(caught).isprintable() and not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xmodal.atomic import creating_h5, replacing
+from xmodal.data.captions import storable
 from xmodal.data.checks import check_range
 from xmodal.data.hashing import ArrayHash
 from xmodal.data.memory import available_memory
@@ -44,7 +45,8 @@ def write_h5(data: PairedData, path: str | Path) -> str:
         The fingerprint of what was written.
 
     Raises:
-        OSError: the disk is full or the folder can't be written to; ``path`` is then what it was.
+        DataError: a text holds what HDF5 can't store; ``path`` is then what it was.
+        OSError: the disk is full or the folder can't be written to; likewise.
     """
     arrays = {f"{split}_{key}": value for split, key, value in named_arrays(data)}
     for split_name, split in zip(data.split_names(), data.splits(), strict=True):
@@ -75,6 +77,9 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mappin
 
     Returns:
         The fingerprint of the views ``view1`` and ``view2``, which is stored with them.
+
+    Raises:
+        DataError, OSError: as :func:`write_h5`.
     """
     path = Path(path)
     scales = scale if isinstance(scale, Mapping) else dict.fromkeys(VIEWS, scale)
@@ -90,6 +95,7 @@ def write_arrays(path: str | Path, arrays: Mapping[str, Any], attributes: Mappin
                                total if key in KEYS else ArrayHash())
         for key, value in attributes.items():
             if value is not None and value != "":
+                _check_texts([value], key)
                 file.attrs[key] = value
         for name, encoder in (encoders or {}).items():
             if encoder:
@@ -116,6 +122,7 @@ def further_splits(keys: Iterable[str]) -> list[str]:
 def _write_one(file: h5py.File, where: str, value: Any, scale: float, compress: bool, total: ArrayHash) -> None:
     key = where.replace("/", "_")
     if where.partition("/")[2].startswith(("ids", "caption")):
+        _check_texts(value, key)
         file.create_dataset(where, data=np.array(value, dtype=object), dtype=h5py.string_dtype())
         return
     if isinstance(value, StreamedView):
@@ -130,6 +137,13 @@ def _write_one(file: h5py.File, where: str, value: Any, scale: float, compress: 
     if one_scale != 1.0:
         dataset.attrs["scale"] = one_scale
     total.add(key, array, one_scale)
+
+
+def _check_texts(texts: Iterable[Any], where: str) -> None:
+    for text in texts:
+        if isinstance(text, str) and text != storable(text):
+            raise DataError(f"{where}: HDF5 can't store {text[:40]!r}; take NUL characters and halves of surrogate "
+                            "pairs out of it")
 
 
 def _copy_streamed(file: h5py.File, where: str, view: StreamedView) -> h5py.Dataset:
