@@ -39,7 +39,7 @@ from xmodal.data.audio_score.engrave import (
     simplify,
 )
 from xmodal.data.audio_score.sound import LEAD_IN, synthesise
-from xmodal.features.sounds import FFT, FRAMES_PER_SECOND, SAMPLE_RATE, filterbank, spectrogram
+from xmodal.features.sounds import FFT, FRAMES_PER_SECOND, SAMPLE_RATE, Spectrograms, filterbank, spectrogram
 
 for package in ("verovio", "resvg_py", "PIL", "music21", "pretty_midi", "tinysoundfont"):
     pytest.importorskip(package)
@@ -349,6 +349,14 @@ def test_the_spectrogram_frame_by_frame():
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2048) / 2047)
         expected = np.log10(1 + np.abs(np.fft.fft(window * hann))[:1025] @ filterbank().astype(float))
         np.testing.assert_allclose(ours[:, frame], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("loudest", [1e-45, 1e-40, 1e-37, 0.1, 1e38])
+def test_a_recording_is_made_loud_or_is_silence(loudest):
+    wave = np.sin(np.arange(SAMPLE_RATE) * 0.1)
+    heard = Spectrograms()((loudest * wave).astype(np.float32))
+    expected = Spectrograms()(wave.astype(np.float32)) if loudest > 1e-38 else np.zeros((1, 92, 42))
+    np.testing.assert_allclose(heard, expected, atol=1e-3)
 
 
 # cutting

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xmodal.errors import DataError
-from xmodal.features.texts import Codes, Sentences, TfIdf, _folded, named_texts, text_encoder
+from xmodal.features.texts import Codes, Joined, Sentences, TfIdf, _folded, named_texts, text_encoder
 
 CAPTIONS = ["A dog runs on the beach", "Two dogs run; one dog barks!", "the Beach, the sea", "a boat on the SEA",
             "Häuser an der Straße", "3 boats 3 boats", "a dog, a dog, a dog", ""]
@@ -159,6 +159,7 @@ def test_from_its_state_in_json_come_the_same_vectors(sizes):
 
 def test_no_texts_give_no_vectors():
     assert TfIdf(2, 3).fit(CAPTIONS)([]).shape == (0, 5)
+    assert Joined([TfIdf(2, 3), Codes(8)]).fit(CAPTIONS)([]).shape == (0, 13)
 
 
 @pytest.mark.parametrize("texts", [[], [""], ["", "  ", "\n"], ["...", "!?"]])

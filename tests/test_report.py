@@ -134,6 +134,23 @@ def test_curves_tolerate_gaps() -> None:
     assert "_nothing (no values)" in legend_texts(figure) and "unborn (no values)" in legend_texts(figure)
 
 
+@pytest.mark.parametrize(("ymin", "ymax", "ends"), [
+    (5.0, None, (5, 6)), (None, -5.0, (-6, -5)), (0.3, None, (0.3, 0.5125)), (None, 0.4, (0.2375, 0.4)),
+    (0.1, 0.2, (0.1, 0.2)), (None, None, (0.2375, 0.5125))])
+def test_the_y_axis_is_never_upside_down(ymin: float | None, ymax: float | None, ends: tuple[float, float]) -> None:
+    axes, = plot_curves({"a": log(10)}, ymin=ymin, ymax=ymax).axes
+    assert axes.get_ylim() == pytest.approx(ends)
+
+
+@pytest.mark.parametrize(("values", "dots"), [
+    ([None, 0.5, None, 0.6, None], [1, 3]), ([0.5], [0]), ([0.5, None, 0.6, 0.7, None, 0.4], [0, 5]),
+    ([0.5, 0.6, math.nan, 0.7, 0.8], [])])
+def test_values_between_gaps_are_dots(values: list[float | None], dots: list[int]) -> None:
+    axes, = plot_curves({"a": [{"epoch": e, "mrr_tr": v, "mrr_va": v} for e, v in enumerate(values, start=1)]}).axes
+    for line in axes.lines[:2]:
+        assert (line.get_markevery() or [], line.get_marker()) == (dots, "o" if dots else "None")
+
+
 @pytest.mark.parametrize("runs", [1, 3, 12, 30])
 @pytest.mark.parametrize("name", ["r", "iapr_ccal_cont-with_a_long_tag_" * 4])
 def test_nothing_covers_anything(runs: int, name: str) -> None:

@@ -47,7 +47,8 @@ class Spectrograms:
         if not 0 <= at <= seconds:
             raise DataError(f"the recording is {seconds:.1f} seconds long; there is nothing at {at:g}")
         loudest = float(np.abs(wave).max(initial=0.0))
-        found = spectrogram(wave * np.float32(LOUDEST / loudest) if loudest > 0 else wave)
+        heard = loudest >= np.finfo(np.float32).tiny  # numbers below it have few digits, and 1 over some is infinite
+        found = spectrogram(wave * np.float32(LOUDEST / loudest) if heard else wave)
         half = self.frames // 2
         padded = np.pad(found, ((0, 0), (half, self.frames)))
         first = round(at * FRAMES_PER_SECOND)

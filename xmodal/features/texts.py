@@ -239,7 +239,8 @@ class Joined:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """(n, d) float32."""
-        joined: np.ndarray = np.concatenate([normalize(part(texts)) for part in self.parts], axis=1)
+        vectors = [part(texts) for part in self.parts]
+        joined: np.ndarray = np.concatenate([normalize(one) if len(one) else one for one in vectors], axis=1)
         return joined
 
     def state(self) -> dict[str, Any]:

@@ -58,11 +58,19 @@ def plot_curves(logs: Mapping[str, Log], key: str = f"{PRIMARY.key}_%s", high_is
     best = {}
     for number, (name, lines) in enumerate(logs.items()):
         best[name] = _draw_run(axes, number, name, lines, key, high_is_better)
-    axes.set_ylim(ymin, ymax)
+    axes.set_ylim(*_ends(axes.get_ylim(), ymin, ymax))
     axes.set_xlim(0, (max_epoch or max(_epoch(line, i) for lines in logs.values() for i, line in enumerate(lines))) + 1)
     _mark_best(axes, list(best.values()))
     _label(figure, axes, key, high_is_better, _legend_columns(logs))
     return figure
+
+
+def _ends(fitting: tuple[float, float], ymin: float | None, ymax: float | None) -> tuple[float, float]:
+    """The y axis goes from where to where; if all values lie beyond the one end that is asked for, 1 further."""
+    low, high = fitting[0] if ymin is None else ymin, fitting[1] if ymax is None else ymax
+    if low < high:
+        return low, high
+    return (high - 1, high) if ymin is None else (low, low + 1)
 
 
 def _epoch(line: Mapping[str, Any], position: int) -> int:
@@ -122,8 +130,10 @@ def _best_text(epoch: float, value: float) -> str:
 
 
 def _points(values: np.ndarray) -> dict[str, Any]:
-    """A lone value has no line to be seen by."""
-    return {"marker": "o", "markersize": 4} if np.isfinite(values).sum() == 1 else {}
+    """Dots for the values that have no line to be seen by, since there is none before and none after them."""
+    there = np.pad(np.isfinite(values), 1)
+    lone = np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:])
+    return {"marker": "o", "markersize": 4, "markevery": lone.tolist()} if len(lone) else {}
 
 
 def _shorten(name: str) -> str:
