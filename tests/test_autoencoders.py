@@ -215,6 +215,7 @@ def test_the_estimate_is_of_each_item_alone_and_leaves_no_trace():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # which torch hides, but not from us
 def test_compiled_towers_have_a_second_derivative_and_switches():
     torch.manual_seed(0)
     encoder, decoder = conv_autoencoder((1, 8, 8), [4], 3)
